@@ -1,0 +1,314 @@
+"""The record format of every log: layout, checksums, and how a reader tells a record from anything else (R5).
+
+Theory. A segment file starts with a segment header; records follow, each starting on a multiple of
+RECORD_ALIGN_BYTES. All integers are little-endian. A record is::
+
+    fixed header (88 bytes) | extension | block sums (8 bytes each) | payload | zeros up to the alignment
+
+All checksums are xxh3_64 with ``seed = xxh3_64(nonce || segment u32 || sequence u64)``. The nonce is a
+secret of the log's claim: neither an older record at the same place, nor a record of another log, nor
+file contents chosen by a client, can carry a matching checksum. The header sum covers the fixed header
+(with the sum itself as zero), the extension and the block sums. The payload is covered either by
+``payload_sum`` or, for data records, by one sum per 4 KiB block, so that one page can be read and verified
+without the rest of a 1 MiB record. Blocks are file-aligned: the sum of a page stands in the extent that names it.
+
+Rules of this file: no I/O; a function that reads bytes it did not write never raises anything but
+returns None for "not a whole record of this log here".
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from enum import IntEnum
+from typing import Final
+
+from xxhash import xxh3_64_intdigest
+
+from sofs.constants import BLOCK_BYTES, FORMAT_VERSION, RECORD_ALIGN_BYTES
+from sofs.errors import FormatRefused, invariant
+
+Buffer = bytes | bytearray | memoryview
+
+RECORD_MAGIC: Final = b"SOFR"
+SEGMENT_MAGIC: Final = b"SOFSSEG1"
+_FIXED: Final = struct.Struct("<4sHBBIIQQ16s16sHHIQQ")
+_FIXED_BYTES: Final = _FIXED.size
+_SUM_AT: Final = _FIXED_BYTES - 8
+_SEGMENT: Final = struct.Struct("<8sHHI16s16sQQQ")
+_DATA: Final = struct.Struct("<QQIIQQQQQqBB6x")
+_SEED: Final = struct.Struct("<IQ")
+SEGMENT_HEADER_BYTES: Final = 128
+DATA_EXTENSION_BYTES: Final = _DATA.size
+PAYLOAD_BYTES_MAX: Final = 64 * 1024 * 1024  # A changeset or data record; larger is never written.
+
+assert _FIXED_BYTES == 88 and _SEGMENT.size + 8 <= SEGMENT_HEADER_BYTES
+assert SEGMENT_HEADER_BYTES % RECORD_ALIGN_BYTES == 0
+
+
+class RecordKind(IntEnum):
+    """What a record is. An unknown kind in an authority log refuses to serve."""
+
+    DATA = 1  # A write or append of a file (data logs).
+    ENTRY = 2  # An authority entry: changeset, lineage, handover, boundary, checkpoint (protobuf envelope).
+    ROLL = 3  # The last record of a segment: the log goes on in the next one.
+    FENCE = 4  # A successor's seal in the first free slot (slot backends).
+    IDLE = 5  # Carries only ``durable_to`` or renews a grant.
+
+
+class DataOp(IntEnum):
+    WRITE = 1
+    APPEND = 2
+
+
+FLAG_DETACHED: Final = 1
+"""The record takes effect only through an authority transaction that names it (create+write+close, the
+zeroed last page of a truncate); tail replay passes over it."""
+
+
+@dataclass(frozen=True, slots=True)
+class DataHeader:
+    """Extension of a data record: everything that tail replay needs (R5).
+
+    ``first_page``: file page of the payload's first block. ``offset``/``length``: the logical range that
+    the client wrote. ``resulting_offset``: where an append landed (a write: its offset).
+    """
+
+    file: int
+    offset: int
+    length: int
+    generation: int
+    handle: int
+    op_sequence: int
+    token_generation: int
+    resulting_offset: int
+    first_page: int
+    mtime_ns: int
+    op: DataOp
+    flags: int = 0
+
+    def pack(self) -> bytes:
+        return _DATA.pack(
+            self.file,
+            self.offset,
+            self.length,
+            self.generation,
+            self.handle,
+            self.op_sequence,
+            self.token_generation,
+            self.resulting_offset,
+            self.first_page,
+            self.mtime_ns,
+            self.op,
+            self.flags,
+        )
+
+
+def unpack_data_header(extension: Buffer) -> DataHeader:
+    """Decode the extension of a verified DATA record; FormatRefused for a size or op not of this version."""
+    if len(extension) != DATA_EXTENSION_BYTES:
+        raise FormatRefused(f"data record with an extension of {len(extension)} bytes")
+    *numbers, op, flags = _DATA.unpack(extension)
+    try:
+        return DataHeader(*numbers, op=DataOp(op), flags=flags)
+    except ValueError:
+        raise FormatRefused(f"data record with the unknown operation {op}") from None
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """A verified record. ``payload_offset`` is its payload's place in the segment."""
+
+    kind: RecordKind
+    segment: int
+    sequence: int
+    durable_to: int
+    incarnation: bytes
+    extension: bytes
+    sums: Sequence[int]
+    payload: memoryview
+    payload_offset: int
+    end_offset: int = 0
+    """Offset in the segment at which the next record starts."""
+    flags: int = field(default=0)
+
+
+def record_seed(nonce: bytes, segment: int, sequence: int) -> int:
+    """Return the checksum seed of one record."""
+    return xxh3_64_intdigest(nonce + _SEED.pack(segment, sequence))
+
+
+def block_sum(block: Buffer, seed: int) -> int:
+    """Return the checksum of one data block of a record with ``seed``."""
+    return xxh3_64_intdigest(block, seed)
+
+
+def aligned(n_bytes: int) -> int:
+    """Round up to the record alignment."""
+    return -(-n_bytes // RECORD_ALIGN_BYTES) * RECORD_ALIGN_BYTES
+
+
+def header_bytes(extension_bytes: int, blocks: int) -> int:
+    """Length of a record's header: its payload starts this far behind the record's start."""
+    return _FIXED_BYTES + extension_bytes + 8 * blocks
+
+
+def record_bytes(payload_bytes: int, extension_bytes: int, blocks: int) -> int:
+    """Length of a record in its segment, alignment included."""
+    return aligned(header_bytes(extension_bytes, blocks) + payload_bytes)
+
+
+def block_sums(payload: Sequence[Buffer], seed: int) -> list[int]:
+    """Return one checksum per BLOCK_BYTES of the concatenated ``payload``.
+
+    Every buffer but the last is a whole number of blocks, or the buffers together are one block.
+    """
+    sums: list[int] = []
+    for buffer in payload:
+        view = memoryview(buffer)
+        invariant(len(view) % BLOCK_BYTES == 0, "data payloads are whole blocks")
+        sums.extend(
+            xxh3_64_intdigest(view[at : at + BLOCK_BYTES], seed)
+            for at in range(0, len(view), BLOCK_BYTES)
+        )
+    return sums
+
+
+def encode_record(
+    kind: RecordKind,
+    *,
+    nonce: bytes,
+    incarnation: bytes,
+    segment: int,
+    sequence: int,
+    durable_to: int,
+    payload: Sequence[Buffer],
+    extension: bytes = b"",
+    with_block_sums: bool = False,
+    flags: int = 0,
+) -> tuple[bytes, bytes, list[int]]:
+    """Return (header, tail padding, block sums); the record is header + payload buffers + padding."""
+    payload_bytes = sum(len(buffer) for buffer in payload)
+    invariant(payload_bytes <= PAYLOAD_BYTES_MAX, "record payload over its limit")
+    seed = record_seed(nonce, segment, sequence)
+    sums: list[int] = []
+    payload_sum = 0
+    if with_block_sums:
+        sums = block_sums(payload, seed)
+    elif payload_bytes:
+        joined = payload[0] if len(payload) == 1 else b"".join(payload)
+        payload_sum = xxh3_64_intdigest(joined, seed)
+    length = header_bytes(len(extension), len(sums))
+    fields = (
+        RECORD_MAGIC, length, kind, flags, payload_bytes, segment, sequence, durable_to,
+        incarnation, nonce, len(extension), len(sums), 0, payload_sum,
+    )  # fmt: skip
+    rest = extension + struct.pack(f"<{len(sums)}Q", *sums)
+    header_sum = xxh3_64_intdigest(_FIXED.pack(*fields, 0) + rest, seed)
+    padding = bytes(aligned(length + payload_bytes) - length - payload_bytes)
+    return _FIXED.pack(*fields, header_sum) + rest, padding, sums
+
+
+def decode_record(
+    buffer: Buffer,
+    at: int,
+    *,
+    nonce: bytes,
+    segment: int,
+    base: int = 0,
+    verify_payload: bool = True,
+) -> Record | None:
+    """Return the record that starts at ``buffer[at]`` if it is whole and of this log and segment, else None.
+
+    ``base`` is the segment offset of ``buffer[0]``. With ``verify_payload`` every payload byte is checked;
+    without it only the header is (to walk a log of large data records quickly; pages are verified when read).
+    """
+    view = memoryview(buffer)
+    if at + _FIXED_BYTES > len(view):
+        return None
+    (
+        magic, length, kind, flags, payload_bytes, record_segment, sequence, durable_to,
+        incarnation, record_nonce, extension_bytes, blocks, _, payload_sum, header_sum,
+    ) = _FIXED.unpack_from(view, at)  # fmt: skip
+    if magic != RECORD_MAGIC or record_nonce != nonce or record_segment != segment:
+        return None
+    if length != header_bytes(extension_bytes, blocks) or payload_bytes > PAYLOAD_BYTES_MAX:
+        return None
+    end = at + length + payload_bytes
+    if end > len(view) or (blocks and payload_bytes != blocks * BLOCK_BYTES):
+        return None
+    seed = record_seed(nonce, segment, sequence)
+    rest = view[at + _FIXED_BYTES : at + length]
+    if xxh3_64_intdigest(bytes(view[at : at + _SUM_AT]) + bytes(8) + rest, seed) != header_sum:
+        return None
+    extension = bytes(rest[:extension_bytes])
+    sums = struct.unpack_from(f"<{blocks}Q", rest, extension_bytes)
+    payload = view[at + length : end]
+    if verify_payload and not _payload_holds(payload, sums, payload_sum, seed):
+        return None
+    try:
+        known = RecordKind(kind)
+    except ValueError:
+        raise FormatRefused(
+            f"record {sequence} in segment {segment} has the unknown kind {kind}; use the version that wrote it"
+        ) from None
+    return Record(
+        known, segment, sequence, durable_to, incarnation, extension, sums, payload,
+        base + at + length, base + at + aligned(length + payload_bytes), flags,
+    )  # fmt: skip
+
+
+def _payload_holds(payload: memoryview, sums: Sequence[int], payload_sum: int, seed: int) -> bool:
+    if not sums:
+        return len(payload) == 0 or xxh3_64_intdigest(payload, seed) == payload_sum
+    return all(
+        xxh3_64_intdigest(payload[i * BLOCK_BYTES : (i + 1) * BLOCK_BYTES], seed) == value
+        for i, value in enumerate(sums)
+    )
+
+
+def encode_segment_header(
+    *, nonce: bytes, incarnation: bytes, epoch: int, segment: int, first_sequence: int
+) -> bytes:
+    """Return the SEGMENT_HEADER_BYTES that start a segment. ``first_sequence``: of its first record."""
+    packed = _SEGMENT.pack(
+        SEGMENT_MAGIC,
+        FORMAT_VERSION,
+        SEGMENT_HEADER_BYTES,
+        segment,
+        nonce,
+        incarnation,
+        epoch,
+        first_sequence,
+        0,
+    )
+    packed += xxh3_64_intdigest(packed, record_seed(nonce, segment, 0)).to_bytes(8, "little")
+    return packed.ljust(SEGMENT_HEADER_BYTES, b"\0")
+
+
+@dataclass(frozen=True, slots=True)
+class SegmentHeader:
+    segment: int
+    incarnation: bytes
+    epoch: int
+    first_sequence: int
+
+
+def decode_segment_header(buffer: Buffer, *, nonce: bytes, segment: int) -> SegmentHeader | None:
+    """Return the header if it is whole and of this log and segment, else None; FormatRefused for a newer format."""
+    raw = bytes(memoryview(buffer)[:SEGMENT_HEADER_BYTES])
+    if len(raw) < SEGMENT_HEADER_BYTES or raw[:8] != SEGMENT_MAGIC:
+        return None
+    _, version, _, number, its_nonce, incarnation, epoch, first, _ = _SEGMENT.unpack_from(raw)
+    size = _SEGMENT.size
+    expected = xxh3_64_intdigest(raw[:size], record_seed(nonce, segment, 0))
+    if its_nonce != nonce or number != segment:
+        return None
+    if int.from_bytes(raw[size : size + 8], "little") != expected:
+        return None
+    if version != FORMAT_VERSION:
+        raise FormatRefused(
+            f"segment {segment} has format {version}, this version reads {FORMAT_VERSION}"
+        )
+    return SegmentHeader(number, incarnation, epoch, first)

@@ -1,0 +1,1 @@
+"""What services need of the world, as protocols: clock, entropy, blocking work, store, logs, state, streams."""
