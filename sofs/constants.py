@@ -1,7 +1,7 @@
 """Limits and numbers with their units, and the relations between them.
 
-A name ends in its unit; a limit ends in ``_MAX``. What an operator may tune is in ``settings.py``; these
-are fixed by formats, protocols and the guarantees.
+A name ends in its unit; a limit ends in ``_MAX``. What an operator may tune is in ``settings.py``;
+these are fixed by formats, protocols and the guarantees.
 """
 
 from __future__ import annotations
@@ -68,5 +68,6 @@ WITNESS_RETRY_MS: Final = 60_000
 DEADLINE_DEFAULT_MS: Final = 60_000
 
 assert GATE_LOADING_MS_MAX < GATE_WINDOW_MS <= HANDLE_TIMEOUT_DEFAULT_MS
-assert WRITE_BYTES_MAX % BLOCK_BYTES == 0 and READ_BYTES_MAX < MESSAGE_BYTES_MAX
+assert WRITE_BYTES_MAX % BLOCK_BYTES == 0
+assert READ_BYTES_MAX < MESSAGE_BYTES_MAX
 assert SEGMENT_FIRST_BYTES >= 2 * (WRITE_BYTES_MAX + 64 * KIB)

@@ -1,27 +1,29 @@
 """The one error tree.
 
-Every error has three machine-readable facts, fixed by its class; its text is for people and may change:
+Every error has three machine-readable facts, fixed by its class; its text is for people and may
+change:
 
-``code``      the status on the wire (``Status`` of ``common.proto``); one class a code, one code a class
-``retry``     what the caller does next:
-              ``"same-call"``    send the same call with the same op id again, after ``retry_after_ms``
-              ``"new-session"``  set up a session (reconnect, reclaim), then send the same call again
-              ``"never"``        the call cannot succeed as it is: the application must act
+``code``      the status on the wire (``Status`` of ``common.proto``); one class a code, one code a
+class ``retry``     what the caller does next:
+              ``"same-call"``    send the same call with the same op id again, after
+              ``retry_after_ms`` ``"new-session"``  set up a session (reconnect, reclaim), then send
+              the same call again ``"never"``        the call cannot succeed as it is: the
+              application must act
 ``definite``  True: the operation did not and will never take effect. False: it may have.
 
 ::
 
     SofsError
-     +-- names:      InvalidName, ObjectNameNotFound, ObjectNameCollision, NotADirectory, IsADirectory, ...
-     +-- access:     AccessDenied, CredentialRefused, SharingViolation, FileLockConflict, LockNotGranted, ...
-     +-- handles:    FileClosed, FileForcedClosed, HandleLost, Expired, FileNotAvailable, ...
-     +-- limits:     DiskFull, LimitExceeded, MessageTooLarge
-     +-- parts:      Unavailable, WrongIncarnation, Fenced, OutcomeUnknown, DeadlineExceeded
-     +-- storage:    StoreFailed, StoreUnknown, Corrupt, BackendRefused, FormatRefused
-     +-- protocol:   ProtocolError, ProtocolVersion
+     +-- names:      InvalidName, ObjectNameNotFound, ObjectNameCollision, NotADirectory,
+     IsADirectory, ... +-- access:     AccessDenied, CredentialRefused, SharingViolation,
+     FileLockConflict, LockNotGranted, ... +-- handles:    FileClosed, FileForcedClosed, HandleLost,
+     Expired, FileNotAvailable, ... +-- limits:     DiskFull, LimitExceeded, MessageTooLarge +--
+     parts:      Unavailable, WrongIncarnation, Fenced, OutcomeUnknown, DeadlineExceeded +--
+     storage:    StoreFailed, StoreUnknown, Corrupt, BackendRefused, FormatRefused +-- protocol:
+     ProtocolError, ProtocolVersion
 
-``InvariantViolation`` is not in the tree: it derives from ``BaseException``, nobody handles it, and the
-process that raises it exits (a correctness bug becomes a restart).
+``InvariantViolation`` is not in the tree: it derives from ``BaseException``, nobody handles it, and
+the process that raises it exits (a correctness bug becomes a restart).
 """
 
 from __future__ import annotations
@@ -71,11 +73,13 @@ def all_errors() -> dict[str, type[SofsError]]:
     return dict(_BY_CODE)
 
 
-# Names and kinds -----------------------------------------------------------------------------------
+# Names and kinds
+# -----------------------------------------------------------------------------------
 
 
 class InvalidName(SofsError, ValueError, code="OBJECT_NAME_INVALID"):
-    """A name is empty, `.`/`..`, holds NUL or `/`, is not UTF-8, or is too long. Choose another name."""
+    """A name is empty, `.`/`..`, holds NUL or `/`, is not UTF-8, or is too long. Choose another
+    name."""
 
 
 class ObjectNameNotFound(SofsError, FileNotFoundError, code="OBJECT_NAME_NOT_FOUND"):
@@ -118,7 +122,8 @@ class NotSupported(SofsError, code="NOT_SUPPORTED"):
     """This server does not know the operation. Use a server of the client's version or newer."""
 
 
-# Access and sharing --------------------------------------------------------------------------------
+# Access and sharing
+# --------------------------------------------------------------------------------
 
 
 class AccessDenied(SofsError, PermissionError, code="ACCESS_DENIED"):
@@ -126,11 +131,13 @@ class AccessDenied(SofsError, PermissionError, code="ACCESS_DENIED"):
 
 
 class CredentialRefused(SofsError, PermissionError, code="CREDENTIAL_REFUSED"):
-    """The cluster credential is missing or wrong. Set SOFS_CREDENTIAL to the file's path or contents."""
+    """The cluster credential is missing or wrong. Set SOFS_CREDENTIAL to the file's path or
+    contents."""
 
 
 class SharingViolation(SofsError, PermissionError, code="SHARING_VIOLATION"):
-    """Another handle's share mode excludes this access. Close that handle, or open with less access."""
+    """Another handle's share mode excludes this access. Close that handle, or open with less
+    access."""
 
 
 class LockNotGranted(SofsError, BlockingIOError, code="LOCK_NOT_GRANTED"):
@@ -145,7 +152,8 @@ class RangeNotLocked(SofsError, code="RANGE_NOT_LOCKED"):
     """Unlock must name exactly a range that this handle locked."""
 
 
-# Handles and clients -------------------------------------------------------------------------------
+# Handles and clients
+# -------------------------------------------------------------------------------
 
 
 class FileClosed(SofsError, ValueError, code="FILE_CLOSED"):
@@ -157,8 +165,8 @@ class FileForcedClosed(SofsError, code="FILE_FORCED_CLOSED"):
 
 
 class HandleLost(SofsError, code="HANDLE_LOST"):
-    """The handle's timeout passed while its client was away; its locks are gone. Open the file again
-    and check what others did meanwhile."""
+    """The handle's timeout passed while its client was away; its locks are gone. Open the file
+    again and check what others did meanwhile."""
 
 
 class DuplicateObjectId(SofsError, code="DUPLICATE_OBJECTID"):
@@ -166,19 +174,21 @@ class DuplicateObjectId(SofsError, code="DUPLICATE_OBJECTID"):
 
 
 class Expired(SofsError, code="EXPIRED"):
-    """The server no longer knows this client or operation id: its record was dropped after the stated
-    time. It was never executed as new. Connect again as a new client."""
+    """The server no longer knows this client or operation id: its record was dropped after the
+    stated time. It was never executed as new. Connect again as a new client."""
 
 
 class FileNotAvailable(SofsError, code="FILE_NOT_AVAILABLE", retry="same-call"):
-    """Fenced: a disconnected client's persistent handle (or the resume gate) keeps the file for now."""
+    """Fenced: a disconnected client's persistent handle (or the resume gate) keeps the file for
+    now."""
 
 
 class StaleGeneration(SofsError, code="STALE_GENERATION", retry="new-session"):
     """The handle was reclaimed through another node; this session is no longer its owner."""
 
 
-# Limits --------------------------------------------------------------------------------------------
+# Limits
+# --------------------------------------------------------------------------------------------
 
 
 class DiskFull(SofsError, OSError, code="DISK_FULL"):
@@ -186,14 +196,16 @@ class DiskFull(SofsError, OSError, code="DISK_FULL"):
 
 
 class LimitExceeded(SofsError, code="LIMIT_EXCEEDED", retry="same-call"):
-    """A queue or table is at its stated limit. The message names it. Try again with less in flight."""
+    """A queue or table is at its stated limit. The message names it. Try again with less in
+    flight."""
 
 
 class MessageTooLarge(SofsError, ValueError, code="MESSAGE_TOO_LARGE"):
     """A message, name list or write is over its limit. Split the call."""
 
 
-# Parts, failover and outcomes ----------------------------------------------------------------------
+# Parts, failover and outcomes
+# ----------------------------------------------------------------------
 
 
 class Unavailable(SofsError, code="UNAVAILABLE", retry="new-session", definite=False):
@@ -211,8 +223,8 @@ class Fenced(SofsError, code="FENCED", retry="new-session", definite=False):
 
 
 class OutcomeUnknown(SofsError, code="UNKNOWN_OUTCOME", retry="same-call", definite=False):
-    """The operation may or may not have taken effect. Send it again with the same op id; an application
-    that sees this settles it with ``share.settle(error.token)``."""
+    """The operation may or may not have taken effect. Send it again with the same op id; an
+    application that sees this settles it with ``share.settle(error.token)``."""
 
     def __init__(self, message: str = "", *, retry_after_ms: int = 0, token: object = None) -> None:
         super().__init__(message, retry_after_ms=retry_after_ms)
@@ -227,7 +239,8 @@ class DeadlineExceeded(SofsError, TimeoutError, code="DEADLINE_EXCEEDED"):
     """The caller's deadline passed and the operation surely had no effect."""
 
 
-# Storage -------------------------------------------------------------------------------------------
+# Storage
+# -------------------------------------------------------------------------------------------
 
 
 class StoreFailed(SofsError, OSError, code="STORE_FAILED", retry="new-session", definite=False):
@@ -239,8 +252,8 @@ class StoreUnknown(SofsError, OSError, code="STORE_UNKNOWN", retry="new-session"
 
 
 class Corrupt(SofsError, OSError, code="DATA_CORRUPT"):
-    """Stored bytes fail their checksum; the message names log, sequence and offset. Restore the range
-    from a copy; a `$corrupt` record was written."""
+    """Stored bytes fail their checksum; the message names log, sequence and offset. Restore the
+    range from a copy; a `$corrupt` record was written."""
 
 
 class BackendRefused(SofsError, code="BACKEND_REFUSED"):
@@ -248,15 +261,16 @@ class BackendRefused(SofsError, code="BACKEND_REFUSED"):
 
 
 class FormatRefused(SofsError, code="FORMAT_REFUSED"):
-    """A root, record or checkpoint has a format that this version does not know, or belongs to another
-    cluster. Use the version or the cluster that wrote it."""
+    """A root, record or checkpoint has a format that this version does not know, or belongs to
+    another cluster. Use the version or the cluster that wrote it."""
 
 
 class ReadOnlyBackend(SofsError, OSError, code="READ_ONLY"):
     """The backend folder is read-only. Mount it writable or fix its permissions."""
 
 
-# Protocol ------------------------------------------------------------------------------------------
+# Protocol
+# ------------------------------------------------------------------------------------------
 
 
 class ProtocolError(SofsError, code="PROTOCOL_ERROR", retry="new-session", definite=False):

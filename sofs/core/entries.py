@@ -1,7 +1,7 @@
 """Entries of an authority's log, and the lineage rule of R4.
 
-The payload of an ENTRY record is one of these in a protobuf envelope (``sofs.record.v1``); the codec is
-in ``sofs/storage/entries.py``. An unknown entry refuses to serve.
+The payload of an ENTRY record is one of these in a protobuf envelope (``sofs.record.v1``); the
+codec is in ``sofs/storage/entries.py``. An unknown entry refuses to serve.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ from sofs.ids import Position
 
 @dataclass(frozen=True, slots=True)
 class Changeset:
-    """The changes of one group of transactions (SQLite session changeset), and the schema that they need."""
+    """The changes of one group of transactions (SQLite session changeset), and the schema that they
+    need."""
 
     schema_version: int
     changes: bytes
@@ -23,7 +24,8 @@ class Changeset:
 
 @dataclass(frozen=True, slots=True)
 class SealedEpoch:
-    """One epoch of a history: its records ``first_sequence..last_sequence`` count, later ones never did."""
+    """One epoch of a history: its records ``first_sequence..last_sequence`` count, later ones never
+    did."""
 
     epoch: int
     first_sequence: int
@@ -33,7 +35,8 @@ class SealedEpoch:
 
 @dataclass(frozen=True, slots=True)
 class CheckpointRef:
-    """A checkpoint object: state after ``position``; ``digest`` is the xxh3_64 of the object's bytes."""
+    """A checkpoint object: state after ``position``; ``digest`` is the xxh3_64 of the object's
+    bytes."""
 
     key: str
     position: Position
@@ -44,8 +47,8 @@ class CheckpointRef:
 
 @dataclass(frozen=True, slots=True)
 class Lineage:
-    """First record of every authority log that ever served: the sealed history it stands on, oldest first,
-    from the checkpoint it starts at (None: from nothing)."""
+    """First record of every authority log that ever served: the sealed history it stands on, oldest
+    first, from the checkpoint it starts at (None: from nothing)."""
 
     checkpoint: CheckpointRef | None
     history: Sequence[SealedEpoch]
@@ -68,8 +71,8 @@ class CheckpointEntry:
 
 @dataclass(frozen=True, slots=True)
 class Boundary:
-    """Everything of this role's logs below ``position`` and the objects ``needless`` may be deleted once
-    this record is acknowledged (R10)."""
+    """Everything of this role's logs below ``position`` and the objects ``needless`` may be deleted
+    once this record is acknowledged (R10)."""
 
     position: Position
     needless: Sequence[str]
@@ -89,7 +92,8 @@ class EntryCodec(Protocol):
 
 
 def holds(lineage: Sequence[SealedEpoch], position: Position) -> bool:
-    """Is ``position`` a point of the history? (A follower may keep state read ahead only if it is: R4.)"""
+    """Is ``position`` a point of the history? (A follower may keep state read ahead only if it is:
+    R4.)"""
     if position.sequence == 0:
         return True
     return any(

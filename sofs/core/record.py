@@ -1,16 +1,19 @@
-"""The record format of every log: layout, checksums, and how a reader tells a record from anything else (R5).
+"""The record format of every log: layout, checksums, and how a reader tells a record from anything
+else (R5).
 
 Theory. A segment file starts with a segment header; records follow, each starting on a multiple of
 RECORD_ALIGN_BYTES. All integers are little-endian. A record is::
 
-    fixed header (88 bytes) | extension | block sums (8 bytes each) | payload | zeros up to the alignment
+    fixed header (88 bytes) | extension | block sums (8 bytes each) | payload | zeros up to the
+    alignment
 
-All checksums are xxh3_64 with ``seed = xxh3_64(nonce || segment u32 || sequence u64)``. The nonce is a
-secret of the log's claim: neither an older record at the same place, nor a record of another log, nor
-file contents chosen by a client, can carry a matching checksum. The header sum covers the fixed header
-(with the sum itself as zero), the extension and the block sums. The payload is covered either by
-``payload_sum`` or, for data records, by one sum per 4 KiB block, so that one page can be read and verified
-without the rest of a 1 MiB record. Blocks are file-aligned: the sum of a page stands in the extent that names it.
+All checksums are xxh3_64 with ``seed = xxh3_64(nonce || segment u32 || sequence u64)``. The nonce
+is a secret of the log's claim: neither an older record at the same place, nor a record of another
+log, nor file contents chosen by a client, can carry a matching checksum. The header sum covers the
+fixed header (with the sum itself as zero), the extension and the block sums. The payload is covered
+either by ``payload_sum`` or, for data records, by one sum per 4 KiB block, so that one page can be
+read and verified without the rest of a 1 MiB record. Blocks are file-aligned: the sum of a page
+stands in the extent that names it.
 
 Rules of this file: no I/O; a function that reads bytes it did not write never raises anything but
 returns None for "not a whole record of this log here".
@@ -43,7 +46,8 @@ SEGMENT_HEADER_BYTES: Final = 128
 DATA_EXTENSION_BYTES: Final = _DATA.size
 PAYLOAD_BYTES_MAX: Final = 64 * 1024 * 1024  # A changeset or data record; larger is never written.
 
-assert _FIXED_BYTES == 88 and _SEGMENT.size + 8 <= SEGMENT_HEADER_BYTES
+assert _FIXED_BYTES == 88
+assert _SEGMENT.size + 8 <= SEGMENT_HEADER_BYTES
 assert SEGMENT_HEADER_BYTES % RECORD_ALIGN_BYTES == 0
 
 
@@ -51,7 +55,8 @@ class RecordKind(IntEnum):
     """What a record is. An unknown kind in an authority log refuses to serve."""
 
     DATA = 1  # A write or append of a file (data logs).
-    ENTRY = 2  # An authority entry: changeset, lineage, handover, boundary, checkpoint (protobuf envelope).
+    # An authority entry: changeset, lineage, handover, boundary, checkpoint (protobuf envelope).
+    ENTRY = 2
     ROLL = 3  # The last record of a segment: the log goes on in the next one.
     FENCE = 4  # A successor's seal in the first free slot (slot backends).
     IDLE = 5  # Carries only ``durable_to`` or renews a grant.
@@ -60,19 +65,20 @@ class RecordKind(IntEnum):
 class DataOp(IntEnum):
     WRITE = 1
     APPEND = 2
+    ABANDON = 3  # Length 0: the op sequence is settled as never to be executed.
 
 
 FLAG_DETACHED: Final = 1
-"""The record takes effect only through an authority transaction that names it (create+write+close, the
-zeroed last page of a truncate); tail replay passes over it."""
+"""The record takes effect only through an authority transaction that names it (create+write+close,
+the zeroed last page of a truncate); tail replay passes over it."""
 
 
 @dataclass(frozen=True, slots=True)
 class DataHeader:
     """Extension of a data record: everything that tail replay needs (R5).
 
-    ``first_page``: file page of the payload's first block. ``offset``/``length``: the logical range that
-    the client wrote. ``resulting_offset``: where an append landed (a write: its offset).
+    ``first_page``: file page of the payload's first block. ``offset``/``length``: the logical range
+    that the client wrote. ``resulting_offset``: where an append landed (a write: its offset).
     """
 
     file: int
@@ -106,14 +112,15 @@ class DataHeader:
 
 
 def unpack_data_header(extension: Buffer) -> DataHeader:
-    """Decode the extension of a verified DATA record; FormatRefused for a size or op not of this version."""
+    """Decode the extension of a verified DATA record; FormatRefused for a size or op not of this
+    version."""
     if len(extension) != DATA_EXTENSION_BYTES:
         raise FormatRefused(f"data record with an extension of {len(extension)} bytes")
-    *numbers, op, flags = _DATA.unpack(extension)
+    fields = _DATA.unpack(extension)
     try:
-        return DataHeader(*numbers, op=DataOp(op), flags=flags)
+        return DataHeader(*fields[:-2], DataOp(fields[-2]), fields[-1])
     except ValueError:
-        raise FormatRefused(f"data record with the unknown operation {op}") from None
+        raise FormatRefused(f"data record with the unknown operation {fields[-2]}") from None
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,7 +195,8 @@ def encode_record(
     with_block_sums: bool = False,
     flags: int = 0,
 ) -> tuple[bytes, bytes, list[int]]:
-    """Return (header, tail padding, block sums); the record is header + payload buffers + padding."""
+    """Return (header, tail padding, block sums); the record is header + payload buffers +
+    padding."""
     payload_bytes = sum(len(buffer) for buffer in payload)
     invariant(payload_bytes <= PAYLOAD_BYTES_MAX, "record payload over its limit")
     seed = record_seed(nonce, segment, sequence)
@@ -219,10 +227,12 @@ def decode_record(
     base: int = 0,
     verify_payload: bool = True,
 ) -> Record | None:
-    """Return the record that starts at ``buffer[at]`` if it is whole and of this log and segment, else None.
+    """Return the record that starts at ``buffer[at]`` if it is whole and of this log and segment,
+    else None.
 
-    ``base`` is the segment offset of ``buffer[0]``. With ``verify_payload`` every payload byte is checked;
-    without it only the header is (to walk a log of large data records quickly; pages are verified when read).
+    ``base`` is the segment offset of ``buffer[0]``. With ``verify_payload`` every payload byte is
+    checked; without it only the header is (to walk a log of large data records quickly; pages are
+    verified when read).
     """
     view = memoryview(buffer)
     if at + _FIXED_BYTES > len(view):
@@ -251,7 +261,8 @@ def decode_record(
         known = RecordKind(kind)
     except ValueError:
         raise FormatRefused(
-            f"record {sequence} in segment {segment} has the unknown kind {kind}; use the version that wrote it"
+            f"record {sequence} in segment {segment} has the unknown kind {kind}; "
+            "use the version that wrote it"
         ) from None
     return Record(
         known, segment, sequence, durable_to, incarnation, extension, sums, payload,
@@ -271,7 +282,8 @@ def _payload_holds(payload: memoryview, sums: Sequence[int], payload_sum: int, s
 def encode_segment_header(
     *, nonce: bytes, incarnation: bytes, epoch: int, segment: int, first_sequence: int
 ) -> bytes:
-    """Return the SEGMENT_HEADER_BYTES that start a segment. ``first_sequence``: of its first record."""
+    """Return the SEGMENT_HEADER_BYTES that start a segment. ``first_sequence``: of its first
+    record."""
     packed = _SEGMENT.pack(
         SEGMENT_MAGIC,
         FORMAT_VERSION,
@@ -296,7 +308,8 @@ class SegmentHeader:
 
 
 def decode_segment_header(buffer: Buffer, *, nonce: bytes, segment: int) -> SegmentHeader | None:
-    """Return the header if it is whole and of this log and segment, else None; FormatRefused for a newer format."""
+    """Return the header if it is whole and of this log and segment, else None; FormatRefused for a
+    newer format."""
     raw = bytes(memoryview(buffer)[:SEGMENT_HEADER_BYTES])
     if len(raw) < SEGMENT_HEADER_BYTES or raw[:8] != SEGMENT_MAGIC:
         return None

@@ -1,1 +1,2 @@
-"""What services need of the world, as protocols: clock, entropy, blocking work, store, logs, state, streams."""
+"""What services need of the world, as protocols: clock, entropy, blocking work, store, logs, state,
+streams."""

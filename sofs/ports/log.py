@@ -1,8 +1,8 @@
 """Claims and fenced logs over a store; the same port for append and slot backends.
 
-A *role* is a name such as ``volume`` or ``node-<incarnation>``. Who wins ``claims/<role>/<epoch>`` owns
-that epoch's log. A log is written by one incarnation through one ``LogWriter`` and sealed by its
-successor through ``FencedStore.seal``.
+A *role* is a name such as ``volume`` or ``node-<incarnation>``. Who wins ``claims/<role>/<epoch>``
+owns that epoch's log. A log is written by one incarnation through one ``LogWriter`` and sealed by
+its successor through ``FencedStore.seal``.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ from sofs.ports.store import Buffer, Store
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """The contents of a claim object. ``endpoint`` is data, never identity; ``nonce`` is secret (R5)."""
+    """The contents of a claim object. ``endpoint`` is data, never identity; ``nonce`` is secret
+    (R5)."""
 
     role: str
     epoch: Epoch
@@ -32,7 +33,8 @@ class Claim:
 
 @dataclass(frozen=True, slots=True)
 class Placement:
-    """Where an appended record lies. ``sums`` are the checksums of its data blocks (data records only)."""
+    """Where an appended record lies. ``sums`` are the checksums of its data blocks (data records
+    only)."""
 
     sequence: Seq
     segment: int
@@ -42,7 +44,8 @@ class Placement:
 
 @dataclass(frozen=True, slots=True)
 class SealedLog:
-    """A log that will never grow. ``last_sequence`` is ``first_sequence - 1`` when it holds no record."""
+    """A log that will never grow. ``last_sequence`` is ``first_sequence - 1`` when it holds no
+    record."""
 
     claim: Claim
     first_sequence: int
@@ -54,10 +57,11 @@ class SealedLog:
 class LogWriter(Protocol):
     """Ordered durable appends by the one owner of a claim, with group commit.
 
-    ``append`` is synchronous: order of calls is order of records. A committer takes all that is queued
-    as one batch: write, sync, then one check that the next claim is absent (R3, R8); only then are the
-    batch's records durable *and acknowledged*. Any error or a lost check ends the log for good (R7):
-    all waiters and later calls get ``OutcomeUnknown`` (or ``Fenced``), and ``on_end`` is called once.
+    ``append`` is synchronous: order of calls is order of records. A committer takes all that is
+    queued as one batch: write, sync, then one check that the next claim is absent (R3, R8); only
+    then are the batch's records durable *and acknowledged*. Any error or a lost check ends the log
+    for good (R7): all waiters and later calls get ``OutcomeUnknown`` (or ``Fenced``), and
+    ``on_end`` is called once.
     """
 
     @property
@@ -104,7 +108,8 @@ class LogWriter(Protocol):
         ...
 
     async def check(self) -> None:
-        """Return if, at some moment after this call began, no successor had claimed; else raise Fenced.
+        """Return if, at some moment after this call began, no successor had claimed; else raise
+        Fenced.
 
         Precedes every reply that serves data read before the call (R3). Does not suspend on append
         backends.
@@ -114,8 +119,9 @@ class LogWriter(Protocol):
     def on_end(self, callback: Callable[[BaseException], None]) -> None: ...
 
     def on_durable(self, callback: Callable[[int, int, Sequence[bytes]], None]) -> None:
-        """Call ``callback(first, last, encoded records)`` on the loop after each acknowledged batch, before
-        the waiters of ``durable`` run. For followers and for publishing extents in order."""
+        """Call ``callback(first, last, encoded records)`` on the loop after each acknowledged
+        batch, before the waiters of ``durable`` run. For followers and for publishing extents in
+        order."""
         ...
 
     def counters(self) -> dict[str, int]:
@@ -151,7 +157,8 @@ class FencedStore(Protocol):
     def blocks(self) -> BlockReader: ...
 
     async def highest_claim(self, role: str, *, hint: int = 0) -> Claim | None:
-        """Return the claim with the highest epoch, probing upward from ``hint`` (or the hint file)."""
+        """Return the claim with the highest epoch, probing upward from ``hint`` (or the hint
+        file)."""
         ...
 
     async def read_claim(self, role: str, epoch: int) -> Claim | None: ...
@@ -165,29 +172,32 @@ class FencedStore(Protocol):
         ...
 
     async def open_log(self, claim: Claim, *, first_sequence: int) -> LogWriter:
-        """Open the log of a claim that this process won just now; its first record has ``first_sequence``."""
+        """Open the log of a claim that this process won just now; its first record has
+        ``first_sequence``."""
         ...
 
     async def peek_log(self, claim: Claim, *, records_max: int) -> Sequence[Record]:
-        """Return up to ``records_max`` whole records from the log's start, without sealing (for lineage)."""
+        """Return up to ``records_max`` whole records from the log's start, without sealing (for
+        lineage)."""
         ...
 
     async def seal(self, claim: Claim, *, after_sequence: int = 0) -> SealedLog:
-        """R4 for a log whose successor claim this process owns: read to the first record that is not
-        whole, tell a torn tail from corruption (R5), fsync what was read and its folder, drop cached
-        pages, verify the adopted tail again. Returns records above ``after_sequence``.
+        """R4 for a log whose successor claim this process owns: read to the first record that is
+        not whole, tell a torn tail from corruption (R5), fsync what was read and its folder, drop
+        cached pages, verify the adopted tail again. Returns records above ``after_sequence``.
 
         Raises Corrupt when a bad record lies below one known as durable.
         """
         ...
 
     async def delete_segments(self, claim: Claim, *, below_segment: int) -> int:
-        """Delete the log's segments with a lower number, ascending; returns how many. The caller has an
-        acknowledged boundary that makes them needless (R10)."""
+        """Delete the log's segments with a lower number, ascending; returns how many. The caller
+        has an acknowledged boundary that makes them needless (R10)."""
         ...
 
     async def probe_latency(self) -> None:
-        """Complete one small durable store operation of its own (R14: evidence that our disk works)."""
+        """Complete one small durable store operation of its own (R14: evidence that our disk
+        works)."""
         ...
 
     async def put_object(self, key: str, data: bytes) -> None:

@@ -42,10 +42,10 @@ class Entropy(Protocol):
 class Blocking(Protocol):
     """Runs blocking calls off the event loop.
 
-    A *lane* is one thread that runs its calls in order; ``""`` means any thread of a pool. The steps of
-    one call run one after another with no other call of the lane between them, and the first
-    exception ends the call. They are separate steps, not one function, so that the simulator can stop,
-    delay or kill a process between any two of them.
+    A *lane* is one thread that runs its calls in order; ``""`` means any thread of a pool. The
+    steps of one call run one after another with no other call of the lane between them, and the
+    first exception ends the call. They are separate steps, not one function, so that the simulator
+    can stop, delay or kill a process between any two of them.
     """
 
     async def run(self, lane: str, *steps: Callable[[], object]) -> list[object]:

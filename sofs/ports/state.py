@@ -29,7 +29,8 @@ class StateDatabase(Protocol):
         ...
 
     def take_changeset(self) -> bytes:
-        """Return all changes of transactions since the last call as one changeset (b"" when none)."""
+        """Return all changes of transactions since the last call as one changeset (b"" when
+        none)."""
         ...
 
     def apply_changesets(self, changesets: Sequence[bytes]) -> None:

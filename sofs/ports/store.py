@@ -1,8 +1,9 @@
-"""The store: what a volume's or cluster's root must be able to do. Two kinds of backend, one contract.
+"""The store: what a volume's or cluster's root must be able to do. Two kinds of backend, one
+contract.
 
 Every call blocks and is made through ``Blocking.run``. Keys are relative slash-separated paths of
-``[a-z0-9._-]`` components. Errors: ``StoreFailed`` (definitely refused or failed before any effect is
-promised), ``StoreUnknown`` (may have happened: never guessed, never served upon), ``DiskFull``,
+``[a-z0-9._-]`` components. Errors: ``StoreFailed`` (definitely refused or failed before any effect
+is promised), ``StoreUnknown`` (may have happened: never guessed, never served upon), ``DiskFull``,
 ``ReadOnlyBackend``. Each names the key.
 
 *Append* backends (R11: ext4, xfs, btrfs, tmpfs) have segments: files appended by one writer, and
@@ -40,10 +41,12 @@ class Store(Protocol):
     def kind(self) -> Literal["append", "slots"]: ...
 
     def put_if_absent(self, key: str, data: bytes) -> Won | Lost:
-        """Create ``key`` with ``data`` durably, unless it exists. Exactly one of any number of callers wins.
+        """Create ``key`` with ``data`` durably, unless it exists. Exactly one of any number of
+        callers wins.
 
-        ``data`` must hold a nonce of the caller: a retry after a lost reply recognises its own object by
-        equality and returns ``Won``. An outcome that cannot be resolved raises ``StoreUnknown``.
+        ``data`` must hold a nonce of the caller: a retry after a lost reply recognises its own
+        object by equality and returns ``Won``. An outcome that cannot be resolved raises
+        ``StoreUnknown``.
         """
         ...
 
@@ -52,7 +55,8 @@ class Store(Protocol):
         ...
 
     def read(self, key: str, offset: int, length: int) -> bytes:
-        """Return up to ``length`` bytes at ``offset``; shorter only at the end; StoreFailed when missing."""
+        """Return up to ``length`` bytes at ``offset``; shorter only at the end; StoreFailed when
+        missing."""
         ...
 
     def list(self, prefix: str) -> list[str]:
@@ -68,9 +72,10 @@ class AppendStore(Store, Protocol):
     """A backend with files (kind ``append``)."""
 
     def create_segment(self, key: str, *, zero_fill_bytes: int) -> Segment:
-        """Create the segment durably (file and folder synced). With ``zero_fill_bytes`` > 0 it is written
-        with that many zeros and synced, so that later appends neither allocate nor meet a full disk.
-        The key must be absent: ``StoreFailed`` otherwise (R6: names are never reused)."""
+        """Create the segment durably (file and folder synced). With ``zero_fill_bytes`` > 0 it is
+        written with that many zeros and synced, so that later appends neither allocate nor meet a
+        full disk. The key must be absent: ``StoreFailed`` otherwise (R6: names are never
+        reused)."""
         ...
 
     def open_segment(self, key: str) -> SegmentReader:
@@ -78,7 +83,8 @@ class AppendStore(Store, Protocol):
         ...
 
     def open_guard(self, folder: str) -> Guard:
-        """Open the claim folder once, creating it if needed; the guard looks names up relative to it."""
+        """Open the claim folder once, creating it if needed; the guard looks names up relative to
+        it."""
         ...
 
 
@@ -86,7 +92,8 @@ class Segment(Protocol):
     """A segment being written by its one owner."""
 
     def write(self, offset: int, buffers: Sequence[Buffer]) -> None:
-        """Write all ``buffers`` one after another at ``offset``; a short write raises StoreFailed."""
+        """Write all ``buffers`` one after another at ``offset``; a short write raises
+        StoreFailed."""
         ...
 
     def sync(self) -> None:
@@ -106,7 +113,8 @@ class SegmentReader(Protocol):
         ...
 
     def read_cached(self, offset: int, length: int) -> bytes | None:
-        """Like ``read`` but returns None instead of waiting for the device (safe on the event loop)."""
+        """Like ``read`` but returns None instead of waiting for the device (safe on the event
+        loop)."""
         ...
 
     def will_need(self, offset: int, length: int) -> None:
@@ -114,14 +122,16 @@ class SegmentReader(Protocol):
         ...
 
     def sync_and_drop(self) -> None:
-        """fsync the file, then drop its cached pages, so that the next read comes from the device (R4)."""
+        """fsync the file, then drop its cached pages, so that the next read comes from the device
+        (R4)."""
         ...
 
     def close(self) -> None: ...
 
 
 class Guard(Protocol):
-    """The claim check of R3: is a name absent from a folder, asked of the folder that was opened then."""
+    """The claim check of R3: is a name absent from a folder, asked of the folder that was opened
+    then."""
 
     def absent(self, name: str) -> bool:
         """True only for ENOENT; False when it exists; any other outcome raises StoreUnknown."""

@@ -1,4 +1,5 @@
-"""Standing streams of frames between parts. gRPC, the simulator and a direct lane implement this."""
+"""Standing streams of frames between parts. gRPC, the simulator and a direct lane implement
+this."""
 
 from __future__ import annotations
 
@@ -12,8 +13,8 @@ from sofs.ports.store import Buffer
 
 @dataclass(slots=True)
 class Envelope:
-    """One message of a frame. ``call`` pairs a request with its reply within one stream and direction;
-    0 means no reply is wanted. ``data`` is bulk payload that belongs to the message."""
+    """One message of a frame. ``call`` pairs a request with its reply within one stream and
+    direction; 0 means no reply is wanted. ``data`` is bulk payload that belongs to the message."""
 
     call: int
     is_reply: bool
@@ -30,7 +31,8 @@ class Frame:
 
 
 class Stream(Protocol):
-    """A connected two-way stream. Either side may end it; then both sides' calls raise Unavailable."""
+    """A connected two-way stream. Either side may end it; then both sides' calls raise
+    Unavailable."""
 
     @property
     def peer(self) -> str:
@@ -38,17 +40,18 @@ class Stream(Protocol):
         ...
 
     async def send(self, envelopes: Sequence[Envelope]) -> None:
-        """Send one frame. Called by one coroutine at a time. Raises Unavailable when the stream ended and
-        MessageTooLarge (definite) when the frame is over MESSAGE_BYTES_MAX."""
+        """Send one frame. Called by one coroutine at a time. Raises Unavailable when the stream
+        ended and MessageTooLarge (definite) when the frame is over MESSAGE_BYTES_MAX."""
         ...
 
     async def receive(self) -> list[Envelope]:
-        """Return the next frame's messages. Raises Unavailable when the stream ended, ProtocolError for
-        bytes that are no frame (the stream is then ended)."""
+        """Return the next frame's messages. Raises Unavailable when the stream ended, ProtocolError
+        for bytes that are no frame (the stream is then ended)."""
         ...
 
     def close(self) -> None:
-        """End the stream now; pending calls raise Unavailable. Never blocks; may be called twice."""
+        """End the stream now; pending calls raise Unavailable. Never blocks; may be called
+        twice."""
         ...
 
 
@@ -62,17 +65,18 @@ class Listener(Protocol):
 
 
 Accept = Callable[[str, Stream], Awaitable[None]]
-"""Called with the service name for each new stream that carried the credential; the stream ends when it
-returns or raises."""
+"""Called with the service name for each new stream that carried the credential; the stream ends
+when it returns or raises."""
 
 
 class Transport(Protocol):
     async def connect(self, address: str, service: str, *, timeout_ms: int) -> Stream:
-        """Open a stream to ``service`` ("file", "volume", "resume_key", "witness", "cluster") at ``address``.
+        """Open a stream to ``service`` ("file", "volume", "resume_key", "witness", "cluster") at
+        ``address``.
 
-        Returns when the peer accepted it. Raises Unavailable (with ``refused`` set on the error when the
-        peer's host said that nobody listens: that is evidence in the sense of R14), CredentialRefused,
-        or Unavailable after ``timeout_ms``.
+        Returns when the peer accepted it. Raises Unavailable (with ``refused`` set on the error
+        when the peer's host said that nobody listens: that is evidence in the sense of R14),
+        CredentialRefused, or Unavailable after ``timeout_ms``.
         """
         ...
 

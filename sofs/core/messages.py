@@ -1,0 +1,997 @@
+"""Every message between parts, as plain dataclasses: one vocabulary for services, client and
+simulator.
+
+The wire form is ``protos/sofs/v1``; a test holds the two together field by field: the n-th field of
+a message here is field number n there, and ``@message(tag)`` is its field number in
+``Envelope.body``. Field types: ``int`` (uint64), ``Signed`` (sint64), ``bool``, ``str``, ``bytes``,
+another dataclass (optional if ``| None``), or ``list`` of these. Every field has a default.
+
+Bulk bytes (file data, log entries) never stand in a message: they travel as ``Envelope.data``.
+
+A request is answered by the reply named in its docstring, or by ``Failure``. Requests that change
+something carry a ``Caller``: the pair (client, op id) is what exactly-once stands on (G5). A node
+overwrites ``client`` and ``principal`` from the session, so nobody speaks for another.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from enum import IntEnum, IntFlag
+from typing import Annotated, TypeVar
+
+Signed = Annotated[int, "sint64"]
+
+
+class Message:
+    """Base of all messages that may stand in an envelope."""
+
+    __slots__ = ()
+
+
+M = TypeVar("M", bound=type)
+MESSAGES: dict[int, type[Message]] = {}
+
+
+def message(tag: int) -> Callable[[M], M]:
+    """Register a message under its field number in ``Envelope.body``."""
+
+    def register(cls: M) -> M:
+        if tag in MESSAGES or tag < 16:
+            raise TypeError(f"message tag {tag} is taken or reserved")
+        MESSAGES[tag] = cls
+        return cls
+
+    return register
+
+
+# Parts of messages
+# ---------------------------------------------------------------------------------
+
+
+class Access(IntFlag):
+    """What an open wants (MS-SMB2 2.2.13.1.1, the bits that matter here)."""
+
+    READ = 1
+    WRITE = 2
+    APPEND = 4
+    DELETE = 8
+    READ_ATTRIBUTES = 16
+    WRITE_ATTRIBUTES = 32
+
+
+class Share(IntFlag):
+    """What an open lets others do."""
+
+    NONE = 0
+    READ = 1
+    WRITE = 2
+    DELETE = 4
+    ALL = 7
+
+
+class Disposition(IntEnum):
+    """What an open does when the name exists, or does not (MS-SMB2 2.2.13)."""
+
+    OPEN = 1  # Must exist.
+    CREATE = 2  # Must not exist.
+    OPEN_IF = 3  # Open or create.
+    OVERWRITE = 4  # Must exist; truncated.
+    OVERWRITE_IF = 5  # Truncated or created.
+
+
+class CreateAction(IntEnum):
+    OPENED = 1
+    CREATED = 2
+    OVERWRITTEN = 3
+
+
+class OpenOptions(IntFlag):
+    NONE = 0
+    DELETE_ON_CLOSE = 1
+    DIRECTORY = 2  # The name must be a directory (OPEN only).
+    WRITE_THROUGH = 4  # Always true here; accepted for clarity.
+
+
+class TokenMode(IntEnum):
+    NONE = 0
+    DIRECT_R = 1
+    DIRECT_RW = 2
+
+
+@dataclass(slots=True)
+class Caller:
+    """Who asks, and which of its operations this is. ``acked_below``: the client has all its
+    answers below this op id, so older stored results may go."""
+
+    client: bytes = b""
+    principal: str = ""
+    op_id: int = 0
+    acked_below: int = 0
+
+
+@dataclass(slots=True)
+class FileInfo:
+    """What stat shows. Times are nanoseconds since the Unix epoch. ``attributes``: 1 read-only, 2
+    hidden, 4 system, 32 archive."""
+
+    ino: int = 0
+    is_directory: bool = False
+    size: int = 0
+    attributes: int = 0
+    created_ns: Signed = 0
+    modified_ns: Signed = 0
+    accessed_ns: Signed = 0
+    changed_ns: Signed = 0
+    links: int = 0
+
+
+@dataclass(slots=True)
+class HeldLock:
+    """A byte-range lock: who holds it, ``[offset, offset + length)``, exclusive or shared."""
+
+    handle: int = 0
+    offset: int = 0
+    length: int = 0
+    exclusive: bool = False
+
+
+@dataclass(slots=True)
+class LockRange:
+    offset: int = 0
+    length: int = 0
+    exclusive: bool = False
+
+
+@dataclass(slots=True)
+class AppendResult:
+    """Where the append with ``op_sequence`` landed."""
+
+    op_sequence: int = 0
+    offset: int = 0
+
+
+@dataclass(slots=True)
+class Window:
+    """Completed data operations of a handle: all below ``watermark``; above it bit i of ``bitmap``
+    (little-endian) stands for ``watermark + i``. ``results``: appends whose answer the client may
+    still need; ``abandoned``: op sequences settled as never to be executed."""
+
+    handle: int = 0
+    generation: int = 0
+    watermark: int = 1
+    bitmap: bytes = b""
+    results: list[AppendResult] = field(default_factory=list)
+    abandoned: list[int] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class LogInfo:
+    """A data log that extents name: what a reader needs to find and verify its records."""
+
+    log_id: int = 0
+    incarnation: bytes = b""
+    nonce: bytes = b""
+
+
+@dataclass(slots=True)
+class FileCommit:
+    """What a node did to one file since its last commit. ``extents``: packed (``core/extents.py``),
+    in order of writing; ``size`` and ``modified_ns`` as of the last record; ``windows``: whole, as
+    of then."""
+
+    ino: int = 0
+    token_generation: int = 0
+    size: int = 0
+    modified_ns: Signed = 0
+    extents: bytes = b""
+    windows: list[Window] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class Commit:
+    """A prefix of a data log: all its records above ``after_sequence`` up to ``through_sequence``.
+    The authority applies it when its applied sequence is ``after_sequence``, ignores it when that
+    is at or beyond ``through_sequence``, and trims nothing else: batches are whole and in order.
+    The default (0, 0) carries nothing."""
+
+    log_id: int = 0
+    after_sequence: int = 0
+    through_sequence: int = 0
+    files: list[FileCommit] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class Grant:
+    """A file token with all that the node needs to serve the file under it. ``extents`` covers
+    pages below ``extents_through_page``; the rest is fetched by ``FetchExtents`` on first touch.
+    ``windows``: of every handle on this file that is bound to the node."""
+
+    ino: int = 0
+    generation: int = 0
+    mode: int = 0
+    info: FileInfo = field(default_factory=FileInfo)
+    locks: list[HeldLock] = field(default_factory=list)
+    windows: list[Window] = field(default_factory=list)
+    extents: bytes = b""
+    extents_through_page: int = 0
+    logs: list[LogInfo] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class DirectoryEntry:
+    """``size`` is a hint: a file that is being written shows it late; ask stat."""
+
+    name: str = ""
+    ino: int = 0
+    is_directory: bool = False
+    size: int = 0
+    modified_ns: Signed = 0
+
+
+@dataclass(slots=True)
+class ReclaimItem:
+    handle: int = 0
+    create_guid: bytes = b""
+
+
+@dataclass(slots=True)
+class ReclaimResult:
+    """``code`` is "" when reclaimed, else an error code: OBJECT_NAME_NOT_FOUND (gone or not yours
+    to know), ACCESS_DENIED (another principal)."""
+
+    handle: int = 0
+    code: str = ""
+    generation: int = 0
+    info: FileInfo = field(default_factory=FileInfo)
+    watermark: int = 0
+
+
+@dataclass(slots=True)
+class BoundHandle:
+    """A handle that a live node says is connected through it (RESUME_LOCAL)."""
+
+    handle: int = 0
+    generation: int = 0
+
+
+@dataclass(slots=True)
+class Interface:
+    """Witness interface list entry (MS-SWN 2.2.1.10): ``state`` 0 unknown, 1 available, 255
+    unavailable; ``flags`` 1 IPv4 valid, 2 IPv6 valid, 4 usable as witness."""
+
+    node: str = ""
+    version: int = 0
+    state: int = 0
+    ipv4: str = ""
+    ipv6: str = ""
+    flags: int = 0
+    port: int = 0
+
+
+@dataclass(slots=True)
+class PartStatus:
+    """One part as the leader sees it; for people."""
+
+    part: str = ""
+    name: str = ""
+    address: str = ""
+    incarnation: bytes = b""
+    pid: int = 0
+    state: str = ""
+    detail: str = ""
+
+
+@dataclass(slots=True)
+class LogEntry:
+    sequence: int = 0
+    payload: bytes = b""
+
+
+@dataclass(slots=True)
+class CheckpointInfo:
+    key: str = ""
+    epoch: int = 0
+    sequence: int = 0
+    digest: int = 0
+    n_bytes: int = 0
+    schema_version: int = 0
+
+
+# Any service
+# ---------------------------------------------------------------------------------------
+
+
+@message(16)
+@dataclass(slots=True)
+class Failure(Message):
+    """The reply of every request that failed: an error of ``sofs/errors.py`` by its code."""
+
+    code: str = ""
+    text: str = ""
+    retry_after_ms: int = 0
+
+
+@message(17)
+@dataclass(slots=True)
+class Done(Message):
+    """The reply of requests that return nothing."""
+
+
+@message(18)
+@dataclass(slots=True)
+class Ping(Message):
+    """-> Pong, at once, by the event loop itself: proof of life of the process."""
+
+    nonce: int = 0
+
+
+@message(19)
+@dataclass(slots=True)
+class Pong(Message):
+    nonce: int = 0
+    incarnation: bytes = b""
+
+
+@message(20)
+@dataclass(slots=True)
+class Hello(Message):
+    """-> HelloReply. First message of a stream. Between parts ``sender`` is the incarnation that
+    speaks and ``target`` the one it means to speak to ("" = whoever is there): another answers
+    WRONG_INCARNATION."""
+
+    protocol_version: int = 0
+    sender: bytes = b""
+    target: bytes = b""
+    client: bytes = b""
+    principal: str = ""
+    share: str = ""
+
+
+@message(21)
+@dataclass(slots=True)
+class HelloReply(Message):
+    protocol_version: int = 0
+    incarnation: bytes = b""
+    node: str = ""
+    volume: bytes = b""
+    write_bytes_max: int = 0
+    read_bytes_max: int = 0
+    addresses: list[str] = field(default_factory=list)
+    """Addresses of all nodes of the access point, as last known; a hint."""
+
+
+# File service: client -> node; what is no data goes on to the authority unchanged
+# ----------------------
+
+
+@message(32)
+@dataclass(slots=True)
+class Open(Message):
+    """-> OpenReply. Create or open with a persistent handle. The same ``create_guid`` with the same
+    op id is a replay. ``app_instance``: a newer client of the same instance closes the older one's
+    open first."""
+
+    caller: Caller = field(default_factory=Caller)
+    path: str = ""
+    access: int = 0
+    share: int = 0
+    disposition: int = 0
+    options: int = 0
+    create_guid: bytes = b""
+    app_instance: bytes = b""
+    timeout_ms: int = 0
+    attributes: int = 0
+
+
+@message(33)
+@dataclass(slots=True)
+class OpenReply(Message):
+    """``grant`` is for the node alone and is taken out before the client sees the reply."""
+
+    handle: int = 0
+    generation: int = 0
+    action: int = 0
+    info: FileInfo = field(default_factory=FileInfo)
+    timeout_ms: int = 0
+    grant: Grant | None = None
+
+
+@message(34)
+@dataclass(slots=True)
+class Close(Message):
+    """-> InfoReply. The node waits for the handle's earlier writes and fills ``commit`` and
+    ``release_token`` (true when no other handle of the file is open through it)."""
+
+    caller: Caller = field(default_factory=Caller)
+    handle: int = 0
+    generation: int = 0
+    commit: Commit = field(default_factory=Commit)
+    release_token: int = 0
+
+
+@message(35)
+@dataclass(slots=True)
+class InfoReply(Message):
+    """``held_by_asker``: the asking node holds DIRECT_RW, so its own size and time are newer."""
+
+    info: FileInfo = field(default_factory=FileInfo)
+    held_by_asker: bool = False
+
+
+@message(36)
+@dataclass(slots=True)
+class Reclaim(Message):
+    """-> ReclaimReply. All handles of a client at once, after it moved to this node."""
+
+    caller: Caller = field(default_factory=Caller)
+    handles: list[ReclaimItem] = field(default_factory=list)
+
+
+@message(37)
+@dataclass(slots=True)
+class ReclaimReply(Message):
+    """``grants``: for the node alone."""
+
+    results: list[ReclaimResult] = field(default_factory=list)
+    grants: list[Grant] = field(default_factory=list)
+
+
+@message(38)
+@dataclass(slots=True)
+class Read(Message):
+    """-> ReadReply with data. Short only at the end of the file."""
+
+    handle: int = 0
+    generation: int = 0
+    offset: int = 0
+    length: int = 0
+
+
+@message(39)
+@dataclass(slots=True)
+class ReadReply(Message):
+    size: int = 0
+    """The file's size at that moment."""
+
+
+@message(40)
+@dataclass(slots=True)
+class Write(Message):
+    """-> WriteReply. Data is the envelope's. ``op_sequence`` counts the handle's writes from 1 and
+    survives generations; ``acked_below``: the client has all answers below. ``append``: ``offset``
+    is ignored."""
+
+    handle: int = 0
+    generation: int = 0
+    op_sequence: int = 0
+    acked_below: int = 0
+    offset: int = 0
+    append: bool = False
+
+
+@message(41)
+@dataclass(slots=True)
+class WriteReply(Message):
+    offset: int = 0
+    """Where the bytes landed."""
+
+
+@message(42)
+@dataclass(slots=True)
+class Flush(Message):
+    """-> Done. Every write of the handle admitted before is durable (they are when answered)."""
+
+    handle: int = 0
+    generation: int = 0
+
+
+@message(43)
+@dataclass(slots=True)
+class Truncate(Message):
+    """-> InfoReply. Sets the size, up or down. The node fills ``commit`` (all its unsent records)
+    and ``tail`` (packed extent of the zeroed last page, from a detached record)."""
+
+    caller: Caller = field(default_factory=Caller)
+    handle: int = 0
+    generation: int = 0
+    size: int = 0
+    commit: Commit = field(default_factory=Commit)
+    tail: bytes = b""
+    modified_ns: Signed = 0
+
+
+@message(44)
+@dataclass(slots=True)
+class Lock(Message):
+    """-> Done. All ranges or none. ``wait_ms`` 0: fail at once with LOCK_NOT_GRANTED."""
+
+    caller: Caller = field(default_factory=Caller)
+    handle: int = 0
+    generation: int = 0
+    ranges: list[LockRange] = field(default_factory=list)
+    wait_ms: int = 0
+
+
+@message(45)
+@dataclass(slots=True)
+class Unlock(Message):
+    """-> Done. Each range must be exactly one that is held. Waits for the handle's earlier
+    writes."""
+
+    caller: Caller = field(default_factory=Caller)
+    handle: int = 0
+    generation: int = 0
+    ranges: list[LockRange] = field(default_factory=list)
+
+
+@message(46)
+@dataclass(slots=True)
+class Stat(Message):
+    """-> InfoReply. By ``handle`` if it is not 0, else by ``path``. ``caller``: filled by the
+    node."""
+
+    path: str = ""
+    handle: int = 0
+    generation: int = 0
+    caller: Caller = field(default_factory=Caller)
+
+
+@message(47)
+@dataclass(slots=True)
+class SetInfo(Message):
+    """-> InfoReply. Sets what is not "leave it": ``attributes`` by ``set_attributes``; times that
+    are not 0. ``delete_on_close``: 0 leave, 1 set, 2 clear (needs a handle with DELETE access)."""
+
+    caller: Caller = field(default_factory=Caller)
+    path: str = ""
+    handle: int = 0
+    generation: int = 0
+    set_attributes: bool = False
+    attributes: int = 0
+    created_ns: Signed = 0
+    modified_ns: Signed = 0
+    accessed_ns: Signed = 0
+    delete_on_close: int = 0
+
+
+@message(48)
+@dataclass(slots=True)
+class Mkdir(Message):
+    """-> InfoReply."""
+
+    caller: Caller = field(default_factory=Caller)
+    path: str = ""
+
+
+@message(49)
+@dataclass(slots=True)
+class Rmdir(Message):
+    """-> Done. The directory must be empty."""
+
+    caller: Caller = field(default_factory=Caller)
+    path: str = ""
+
+
+@message(50)
+@dataclass(slots=True)
+class Unlink(Message):
+    """-> Done. An open file goes at its last close; its name is DELETE_PENDING until then."""
+
+    caller: Caller = field(default_factory=Caller)
+    path: str = ""
+
+
+@message(51)
+@dataclass(slots=True)
+class Rename(Message):
+    """-> Done. Atomic. ``replace``: an existing file (or empty directory, for a directory) is
+    replaced."""
+
+    caller: Caller = field(default_factory=Caller)
+    source: str = ""
+    target: str = ""
+    replace: bool = False
+
+
+@message(52)
+@dataclass(slots=True)
+class ReadDir(Message):
+    """-> ReadDirReply. Entries in byte order of their names after ``after``; "." and ".." are left
+    out."""
+
+    path: str = ""
+    after: str = ""
+    entries_max: int = 0
+    caller: Caller = field(default_factory=Caller)
+
+
+@message(53)
+@dataclass(slots=True)
+class ReadDirReply(Message):
+    entries: list[DirectoryEntry] = field(default_factory=list)
+    more: bool = False
+
+
+@message(54)
+@dataclass(slots=True)
+class WriteFile(Message):
+    """-> InfoReply. create + write + close as one: the data record first (node), then one
+    transaction. Data is the envelope's (client to node); the node fills ``extents``, ``log_id`` and
+    ``commit``."""
+
+    caller: Caller = field(default_factory=Caller)
+    path: str = ""
+    disposition: int = 0
+    attributes: int = 0
+    size: int = 0
+    extents: bytes = b""
+    log_id: int = 0
+    modified_ns: Signed = 0
+    commit: Commit = field(default_factory=Commit)
+
+
+@message(55)
+@dataclass(slots=True)
+class ReadFile(Message):
+    """-> ReadFileReply with data. open + read + close as one, from ``offset``; writes no open
+    record. The share check is that of an open for READ that shares everything."""
+
+    path: str = ""
+    offset: int = 0
+    length: int = 0
+    caller: Caller = field(default_factory=Caller)
+
+
+@message(56)
+@dataclass(slots=True)
+class ReadFileReply(Message):
+    """From the authority to the node ``grant`` holds a momentary view and no data comes along."""
+
+    info: FileInfo = field(default_factory=FileInfo)
+    grant: Grant | None = None
+
+
+@message(57)
+@dataclass(slots=True)
+class Abandon(Message):
+    """-> AbandonReply. Settles an operation whose outcome the client does not know: by
+    ``target_op``, or for writes by ``handle`` and ``op_sequence``. Afterwards the operation has
+    either happened or never will."""
+
+    caller: Caller = field(default_factory=Caller)
+    target_op: int = 0
+    handle: int = 0
+    generation: int = 0
+    op_sequence: int = 0
+
+
+@message(58)
+@dataclass(slots=True)
+class AbandonReply(Message):
+    executed: bool = False
+    offset: int = 0
+
+
+@message(59)
+@dataclass(slots=True)
+class EndClient(Message):
+    """-> Done. A clean goodbye: closes all handles of the client and forgets it."""
+
+    caller: Caller = field(default_factory=Caller)
+
+
+@message(60)
+@dataclass(slots=True)
+class HandleClosed(Message):
+    """Node -> client, unasked: the server closed the handle (``code``: FILE_FORCED_CLOSED, ...)."""
+
+    handle: int = 0
+    code: str = ""
+
+
+# Volume service: node <-> authority
+# --------------------------------------------------------------------
+
+
+@message(80)
+@dataclass(slots=True)
+class RegisterNode(Message):
+    """-> RegisterNodeReply. A node before its first token, and again at every new authority, with
+    the handles that are connected through it; those it omits are disconnected from that moment."""
+
+    node: str = ""
+    incarnation: bytes = b""
+    endpoint: str = ""
+    nonce: bytes = b""
+    handles: list[BoundHandle] = field(default_factory=list)
+
+
+@message(81)
+@dataclass(slots=True)
+class RegisterNodeReply(Message):
+    """``applied_sequence``: the commits of the node's log that the authority has. ``lost_handles``:
+    reported but no longer bound to the node."""
+
+    log_id: int = 0
+    epoch: int = 0
+    incarnation: bytes = b""
+    applied_sequence: int = 0
+    lost_handles: list[int] = field(default_factory=list)
+    tokens: list[Grant] = field(default_factory=list)
+    """Tokens the node holds (ino, generation, mode, locks only): it drops any other."""
+
+
+@message(82)
+@dataclass(slots=True)
+class AcquireToken(Message):
+    """-> TokenReply. ``mode`` 2 to write. Waits until every other holder was recalled."""
+
+    ino: int = 0
+    mode: int = 0
+
+
+@message(83)
+@dataclass(slots=True)
+class TokenReply(Message):
+    grant: Grant = field(default_factory=Grant)
+
+
+@message(84)
+@dataclass(slots=True)
+class FetchExtents(Message):
+    """-> ExtentsReply. Pages ``[first_page, first_page + pages)`` under a token of
+    ``generation``."""
+
+    ino: int = 0
+    generation: int = 0
+    first_page: int = 0
+    pages: int = 0
+
+
+@message(85)
+@dataclass(slots=True)
+class ExtentsReply(Message):
+    extents: bytes = b""
+    logs: list[LogInfo] = field(default_factory=list)
+
+
+@message(86)
+@dataclass(slots=True)
+class CommitRecords(Message):
+    """-> Done, when the authority's transaction is durable."""
+
+    commit: Commit = field(default_factory=Commit)
+
+
+@message(87)
+@dataclass(slots=True)
+class Disconnected(Message):
+    """-> Done. The sessions of these handles ended; their timers start (logged)."""
+
+    handles: list[BoundHandle] = field(default_factory=list)
+
+
+@message(88)
+@dataclass(slots=True)
+class Recall(Message):
+    """Authority -> node, -> CommitReply. Give the token back: stop admitting, drain, send
+    everything."""
+
+    ino: int = 0
+    generation: int = 0
+
+
+@message(89)
+@dataclass(slots=True)
+class Detach(Message):
+    """Authority -> node, -> CommitReply. These handles are leaving (reclaimed elsewhere, or closed
+    by force with ``code``): stop admitting, drain, drop them."""
+
+    handles: list[BoundHandle] = field(default_factory=list)
+    code: str = ""
+
+
+@message(90)
+@dataclass(slots=True)
+class CommitReply(Message):
+    commit: Commit = field(default_factory=Commit)
+
+
+@message(91)
+@dataclass(slots=True)
+class LockUpdate(Message):
+    """Authority -> node, -> Done. The file's new lock table, in force when answered."""
+
+    ino: int = 0
+    generation: int = 0
+    locks: list[HeldLock] = field(default_factory=list)
+
+
+@message(92)
+@dataclass(slots=True)
+class QuerySize(Message):
+    """Authority -> holder of DIRECT_RW, -> SizeReply."""
+
+    ino: int = 0
+    generation: int = 0
+
+
+@message(93)
+@dataclass(slots=True)
+class SizeReply(Message):
+    size: int = 0
+    modified_ns: Signed = 0
+
+
+# Resume-key service: follower <-> active authority
+# --------------------------------------------------------
+
+
+@message(112)
+@dataclass(slots=True)
+class Follow(Message):
+    """-> FollowReply, then ``Entries`` pushes on the same stream. From after (``epoch``,
+    ``sequence``)."""
+
+    incarnation: bytes = b""
+    part: str = ""
+    endpoint: str = ""
+    epoch: int = 0
+    sequence: int = 0
+
+
+@message(113)
+@dataclass(slots=True)
+class FollowReply(Message):
+    """``from_store``: too far behind to push; read checkpoint and log from the store up to the
+    position, then follow again."""
+
+    epoch: int = 0
+    sequence: int = 0
+    from_store: bool = False
+
+
+@message(114)
+@dataclass(slots=True)
+class Entries(Message):
+    """Active -> follower, no reply: entries that are durable and checked, in order, of
+    ``epoch``."""
+
+    epoch: int = 0
+    entries: list[LogEntry] = field(default_factory=list)
+
+
+@message(115)
+@dataclass(slots=True)
+class Followed(Message):
+    """Follower -> active, no reply: applied through ``sequence``. Nobody waits for it."""
+
+    epoch: int = 0
+    sequence: int = 0
+
+
+@message(116)
+@dataclass(slots=True)
+class CheckpointTaken(Message):
+    """Follower -> active, -> Done: only the active logs it (R10)."""
+
+    checkpoint: CheckpointInfo = field(default_factory=CheckpointInfo)
+
+
+@message(117)
+@dataclass(slots=True)
+class HandBack(Message):
+    """Coordinator (following at lag 0) -> acting resume-key, -> HandBackReply: please hand the
+    volume back."""
+
+    incarnation: bytes = b""
+
+
+@message(118)
+@dataclass(slots=True)
+class HandBackReply(Message):
+    """``accepted``: the acting one logged the handover and stopped; claim the next epoch now."""
+
+    accepted: bool = False
+    epoch: int = 0
+    last_sequence: int = 0
+
+
+# Witness service (MS-SWN)
+# ---------------------------------------------------------------------------------
+
+
+@message(144)
+@dataclass(slots=True)
+class GetInterfaceList(Message):
+    """-> InterfaceList."""
+
+
+@message(145)
+@dataclass(slots=True)
+class InterfaceList(Message):
+    interfaces: list[Interface] = field(default_factory=list)
+
+
+@message(146)
+@dataclass(slots=True)
+class RegisterWitness(Message):
+    """-> RegisterWitnessReply. ``version`` 0x00020000. ``address``: of the node that the client
+    uses."""
+
+    version: int = 0
+    net_name: str = ""
+    share_name: str = ""
+    address: str = ""
+    client_name: str = ""
+    flags: int = 0
+    keep_alive_s: int = 0
+
+
+@message(147)
+@dataclass(slots=True)
+class RegisterWitnessReply(Message):
+    context: bytes = b""
+
+
+@message(148)
+@dataclass(slots=True)
+class AsyncNotify(Message):
+    """-> Notification, when there is one."""
+
+    context: bytes = b""
+
+
+@message(149)
+@dataclass(slots=True)
+class Notification(Message):
+    """``kind`` 1 resource change, 2 client move, 3 share move, 4 IP change; ``state`` 1 available,
+    255 unavailable; ``address`` of the resource, or where to move."""
+
+    kind: int = 0
+    state: int = 0
+    node: str = ""
+    address: str = ""
+
+
+@message(150)
+@dataclass(slots=True)
+class UnregisterWitness(Message):
+    """-> Done."""
+
+    context: bytes = b""
+
+
+# Cluster service (leader)
+# ---------------------------------------------------------------------------------
+
+
+@message(176)
+@dataclass(slots=True)
+class ClusterStatus(Message):
+    """-> ClusterStatusReply."""
+
+
+@message(177)
+@dataclass(slots=True)
+class ClusterStatusReply(Message):
+    run_id: bytes = b""
+    parts: list[PartStatus] = field(default_factory=list)
+
+
+@message(178)
+@dataclass(slots=True)
+class PartState(Message):
+    """-> PartStateReply. Any part answers for itself; for people and tests."""
+
+
+@message(179)
+@dataclass(slots=True)
+class PartStateReply(Message):
+    part: str = ""
+    name: str = ""
+    incarnation: bytes = b""
+    state: str = ""
+    facts: list[str] = field(default_factory=list)
+    """``name=value`` lines: role, epoch, lag, gate phase, counters."""
