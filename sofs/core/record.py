@@ -117,8 +117,23 @@ def unpack_data_header(extension: Buffer) -> DataHeader:
     if len(extension) != DATA_EXTENSION_BYTES:
         raise FormatRefused(f"data record with an extension of {len(extension)} bytes")
     fields = _DATA.unpack(extension)
+    file, offset, length, generation, handle, op_sequence, token_generation = fields[:7]
+    resulting_offset, first_page, mtime_ns = fields[7:10]
     try:
-        return DataHeader(*fields[:-2], DataOp(fields[-2]), fields[-1])
+        return DataHeader(
+            file,
+            offset,
+            length,
+            generation,
+            handle,
+            op_sequence,
+            token_generation,
+            resulting_offset,
+            first_page,
+            mtime_ns,
+            DataOp(fields[10]),
+            fields[11],
+        )
     except ValueError:
         raise FormatRefused(f"data record with the unknown operation {fields[-2]}") from None
 
