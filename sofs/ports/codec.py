@@ -1,4 +1,5 @@
-"""Messages as bytes, for what is stored (results of operations): the wire form of one message body."""
+"""Messages as bytes, for what is stored (results of operations): the wire form of one message
+body."""
 
 from __future__ import annotations
 

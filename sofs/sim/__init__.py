@@ -1,0 +1,1 @@
+"""Runtimes without Ray, gRPC or disks, for tests and the simulator."""
