@@ -1,0 +1,83 @@
+from google.protobuf.internal import containers as _containers
+from google.protobuf import descriptor as _descriptor
+from google.protobuf import message as _message
+from collections.abc import Iterable as _Iterable, Mapping as _Mapping
+from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
+
+DESCRIPTOR: _descriptor.FileDescriptor
+
+class Interface(_message.Message):
+    __slots__ = ("node", "version", "state", "ipv4", "ipv6", "flags", "port")
+    NODE_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    IPV4_FIELD_NUMBER: _ClassVar[int]
+    IPV6_FIELD_NUMBER: _ClassVar[int]
+    FLAGS_FIELD_NUMBER: _ClassVar[int]
+    PORT_FIELD_NUMBER: _ClassVar[int]
+    node: str
+    version: int
+    state: int
+    ipv4: str
+    ipv6: str
+    flags: int
+    port: int
+    def __init__(self, node: _Optional[str] = ..., version: _Optional[int] = ..., state: _Optional[int] = ..., ipv4: _Optional[str] = ..., ipv6: _Optional[str] = ..., flags: _Optional[int] = ..., port: _Optional[int] = ...) -> None: ...
+
+class GetInterfaceList(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class InterfaceList(_message.Message):
+    __slots__ = ("interfaces",)
+    INTERFACES_FIELD_NUMBER: _ClassVar[int]
+    interfaces: _containers.RepeatedCompositeFieldContainer[Interface]
+    def __init__(self, interfaces: _Optional[_Iterable[_Union[Interface, _Mapping]]] = ...) -> None: ...
+
+class RegisterWitness(_message.Message):
+    __slots__ = ("version", "net_name", "share_name", "address", "client_name", "flags", "keep_alive_s")
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    NET_NAME_FIELD_NUMBER: _ClassVar[int]
+    SHARE_NAME_FIELD_NUMBER: _ClassVar[int]
+    ADDRESS_FIELD_NUMBER: _ClassVar[int]
+    CLIENT_NAME_FIELD_NUMBER: _ClassVar[int]
+    FLAGS_FIELD_NUMBER: _ClassVar[int]
+    KEEP_ALIVE_S_FIELD_NUMBER: _ClassVar[int]
+    version: int
+    net_name: str
+    share_name: str
+    address: str
+    client_name: str
+    flags: int
+    keep_alive_s: int
+    def __init__(self, version: _Optional[int] = ..., net_name: _Optional[str] = ..., share_name: _Optional[str] = ..., address: _Optional[str] = ..., client_name: _Optional[str] = ..., flags: _Optional[int] = ..., keep_alive_s: _Optional[int] = ...) -> None: ...
+
+class RegisterWitnessReply(_message.Message):
+    __slots__ = ("context",)
+    CONTEXT_FIELD_NUMBER: _ClassVar[int]
+    context: bytes
+    def __init__(self, context: _Optional[bytes] = ...) -> None: ...
+
+class AsyncNotify(_message.Message):
+    __slots__ = ("context",)
+    CONTEXT_FIELD_NUMBER: _ClassVar[int]
+    context: bytes
+    def __init__(self, context: _Optional[bytes] = ...) -> None: ...
+
+class Notification(_message.Message):
+    __slots__ = ("kind", "state", "node", "address")
+    KIND_FIELD_NUMBER: _ClassVar[int]
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    NODE_FIELD_NUMBER: _ClassVar[int]
+    ADDRESS_FIELD_NUMBER: _ClassVar[int]
+    kind: int
+    state: int
+    node: str
+    address: str
+    def __init__(self, kind: _Optional[int] = ..., state: _Optional[int] = ..., node: _Optional[str] = ..., address: _Optional[str] = ...) -> None: ...
+
+class UnregisterWitness(_message.Message):
+    __slots__ = ("context",)
+    CONTEXT_FIELD_NUMBER: _ClassVar[int]
+    context: bytes
+    def __init__(self, context: _Optional[bytes] = ...) -> None: ...
