@@ -285,6 +285,11 @@ def decode_record(
     )  # fmt: skip
 
 
+def record_segment(record: Buffer) -> int:
+    """Return the segment number that an encoded record states (not verified; decode_record does that)."""
+    return int(_FIXED.unpack_from(record)[5])
+
+
 def _payload_holds(payload: memoryview, sums: Sequence[int], payload_sum: int, seed: int) -> bool:
     if not sums:
         return len(payload) == 0 or xxh3_64_intdigest(payload, seed) == payload_sum

@@ -181,12 +181,18 @@ class FencedStore(Protocol):
         lineage)."""
         ...
 
-    async def seal(self, claim: Claim, *, after_sequence: int = 0) -> SealedLog:
+    async def seal(
+        self, claim: Claim, *, after_sequence: int = 0, known_durable: int = 0
+    ) -> SealedLog:
         """R4 for a log whose successor claim this process owns: read to the first record that is
         not whole, tell a torn tail from corruption (R5), fsync what was read and its folder, drop
         cached pages, verify the adopted tail again. Returns records above ``after_sequence``.
 
-        Raises Corrupt when a bad record lies below one known as durable.
+        ``known_durable``: the highest sequence of this log that the caller knows as acknowledged,
+        from an extent, a lineage or a follower's position. It is evidence for R5, and segments that
+        lie wholly below it are not read again. Sealing twice gives the same answer.
+
+        Raises Corrupt when a bad record lies at or below one known as durable.
         """
         ...
 

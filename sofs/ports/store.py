@@ -67,6 +67,11 @@ class Store(Protocol):
         """Delete ``key`` durably; deleting what does not exist is no error."""
         ...
 
+    def put_hint(self, key: str, data: bytes) -> None:
+        """Overwrite a small object that only says where to start looking: neither atomic nor durable,
+        and a failure is silent. What it says is never trusted."""
+        ...
+
 
 class AppendStore(Store, Protocol):
     """A backend with files (kind ``append``)."""
@@ -98,6 +103,15 @@ class Segment(Protocol):
 
     def sync(self) -> None:
         """fdatasync. An error is final for the log: it is never retried (R7)."""
+        ...
+
+    def reserve(self, size: int) -> None:
+        """Allocate room up to offset ``size`` without writing, so that later appends cannot meet a full
+        disk; ``DiskFull`` is definite and leaves the segment as it was."""
+        ...
+
+    def trim(self, size: int) -> None:
+        """Give back what was reserved behind offset ``size``. Only for a segment that is complete."""
         ...
 
     def close(self) -> None: ...
