@@ -25,6 +25,10 @@ class Replay:
 
 
 class LogRecovery(Protocol):
+    def digest(self, image: bytes) -> int:
+        """Return the checksum that a CheckpointRef holds for ``image``."""
+        ...
+
     async def derive_lineage(self, claim: Claim) -> Lineage:
         """Seal every log that ``claim`` (won just now) supersedes and return the lineage to write first.
 
