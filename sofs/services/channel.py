@@ -21,7 +21,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine
-from typing import Any, Final, TypeVar
+from typing import Any, Final, Protocol, TypeVar
 
 from sofs.constants import (
     FRAME_MESSAGES_MAX,
@@ -57,6 +57,17 @@ Handler = Callable[["Channel", Envelope], None]
 ``channel.serve``."""
 
 
+class ReplySink(Protocol):
+    """Takes the outcome of one call at once, inside the channel's reader: a future, or what spares
+    one. Its methods must not raise."""
+
+    def done(self) -> bool: ...
+
+    def set_result(self, envelope: Envelope, /) -> None: ...
+
+    def set_exception(self, error: BaseException, /) -> None: ...
+
+
 class Channel:
     """One side of a stream. Create it, then ``start``; it ends once, for one reason."""
 
@@ -80,7 +91,7 @@ class Channel:
         self._check = check
         self._on_crash = on_crash
         self._tasks = Tasks(name, self._crash)
-        self._calls: dict[int, asyncio.Future[Envelope]] = {}
+        self._calls: dict[int, ReplySink] = {}
         self._next_call = 1
         self._queue: deque[tuple[Envelope, bool]] = deque()
         self._queued_bytes = 0
@@ -134,16 +145,20 @@ class Channel:
 
         Raises Unavailable when the channel has ended and LimitExceeded with CALLS_MAX in flight.
         """
+        future: asyncio.Future[Envelope] = asyncio.get_running_loop().create_future()
+        self.begin_to(future, body, data)
+        return future
+
+    def begin_to(self, sink: ReplySink, body: Message, data: Buffer = b"") -> None:
+        """Like ``begin``, with the outcome given to ``sink`` directly."""
         if self.ended.done():
             raise self._unavailable()
         if len(self._calls) >= CALLS_MAX:
             raise LimitExceeded(f"{self.name}: {CALLS_MAX} calls are in flight", retry_after_ms=10)
         call = self._next_call
         self._next_call += 1
-        future: asyncio.Future[Envelope] = asyncio.get_running_loop().create_future()
-        self._calls[call] = future
+        self._calls[call] = sink
         self.post(Envelope(call, False, body, data))
-        return future
 
     async def call(self, body: Message, data: Buffer = b"") -> tuple[Message, Buffer]:
         """Send a request and return (reply, its data); raises the error that the peer answered, or
@@ -260,10 +275,11 @@ class Channel:
         self._stream.close()
         self._queue.clear()
         calls, self._calls = self._calls, {}
-        for future in calls.values():
-            if not future.done():
-                future.set_exception(self._unavailable())
-                future.exception()  # A caller that gave up does not leave "never retrieved" behind.
+        for sink in calls.values():
+            if not sink.done():
+                sink.set_exception(self._unavailable())
+            if isinstance(sink, asyncio.Future) and not sink.cancelled():
+                sink.exception()  # A caller that gave up does not leave "never retrieved" behind.
         self._tasks.cancel()
 
     def _unavailable(self) -> Unavailable:
