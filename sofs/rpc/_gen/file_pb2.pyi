@@ -1,3 +1,4 @@
+# mypy: disable-error-code="type-arg"
 from . import common_pb2 as _common_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper

@@ -1,3 +1,4 @@
+# mypy: disable-error-code="type-arg"
 from . import cluster_pb2 as _cluster_pb2
 from . import common_pb2 as _common_pb2
 from . import file_pb2 as _file_pb2

@@ -1,0 +1,108 @@
+"""Streams of frames over gRPC: ``ports.stream`` for real processes.
+
+A stream is one bidirectional gRPC call on a channel (a TCP connection) of its own, so that no
+stream waits for another's, and a new connect never waits for the back-off of a dead channel. gRPC
+sees raw bytes only; ``frames`` makes and reads them, ``stream`` is one side of a call, ``listener``
+serves.
+
+What may fail: a killed peer resets the connection and ends its streams at once. A frozen peer
+(SIGSTOP) stays silent: its kernel keeps the connections, sends wait when the window is full, and
+keepalive ends the stream only after KEEPALIVE_MS + KEEPALIVE_TIMEOUT_MS; whoever needs to know
+sooner watches for silence (R14). "Connection refused" of a connect is told apart from all other
+failures, because it alone proves that nobody listens.
+
+There is no TLS: the credential and all data travel in the clear, so both ``listen`` and ``connect``
+refuse addresses outside the loopback.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import grpc
+import grpc.aio
+
+from sofs.errors import InvalidParameter, SofsError, Unavailable
+from sofs.ports.runtime import Clock
+from sofs.ports.stream import Accept, Listener, Stream
+from sofs.rpc.address import join_address, require_loopback
+from sofs.rpc.listener import GrpcListener
+from sofs.rpc.options import ACCEPTED_KEY, CHANNEL_OPTIONS, CREDENTIAL_KEY, METHODS
+from sofs.rpc.status import error_of_connect
+from sofs.rpc.stream import GrpcStream
+from sofs.rpc.timing import within
+
+
+class GrpcTransport:
+    """``ports.stream.Transport`` over grpc.aio. Use it inside one event loop."""
+
+    def __init__(self, credential: str, clock: Clock) -> None:
+        """``credential``: the cluster's, offered by connects and demanded by listeners;
+        InvalidParameter for an empty one or one that metadata cannot carry."""
+        if not credential or not credential.isascii() or not credential.isprintable():
+            raise InvalidParameter("the credential must be printable ASCII; see rpc/credential.py")
+        self._credential = credential
+        self._clock = clock
+        self._pumps: dict[asyncio.Task[None], None] = {}
+
+    async def connect(self, address: str, service: str, *, timeout_ms: int) -> Stream:
+        """Open a stream; see ``ports.stream.Transport``. Raises InvalidParameter too, for an
+        address outside the loopback or an unknown service."""
+        method = METHODS.get(service)
+        if method is None:
+            raise InvalidParameter(f"service {service!r}; use one of {', '.join(METHODS)}")
+        target = join_address(*require_loopback(address))
+        channel = grpc.aio.insecure_channel(target, options=CHANNEL_OPTIONS)
+        call: Any = channel.stream_stream(method)(metadata=((CREDENTIAL_KEY, self._credential),))
+        accepted = False
+        try:
+            refusal: list[SofsError] = []
+            if not await within(self._clock, timeout_ms, _accepted(call, target, refusal)):
+                raise Unavailable(f"{target} did not accept a stream within {timeout_ms} ms")
+            if refusal:
+                raise refusal[0]
+            accepted = True
+        finally:
+            if not accepted:
+                call.cancel()
+                await channel.close()
+        stream = GrpcStream(target, call.read, call.write, call.cancel)
+        pump = asyncio.create_task(_pump(stream, channel), name=f"pump-{service}-{target}")
+        self._pumps[pump] = None
+        pump.add_done_callback(self._pumped)
+        return stream
+
+    async def listen(self, address: str, accept: Accept) -> Listener:
+        """Serve all services; see ``ports.stream.Transport``. Raises InvalidParameter for an
+        address outside the loopback, or none of this machine."""
+        host, port = require_loopback(address)
+        listener = GrpcListener(self._clock, self._credential.encode(), accept)
+        await listener.start(host, port)
+        return listener
+
+    def _pumped(self, pump: asyncio.Task[None]) -> None:
+        del self._pumps[pump]
+        error = None if pump.cancelled() else pump.exception()
+        if error is not None:
+            pump.get_loop().call_exception_handler(
+                {"message": "the pump of a stream failed", "exception": error, "task": pump}
+            )
+
+
+async def _accepted(call: Any, target: str, refusal: list[SofsError]) -> None:
+    """Wait for the server's mark; without it the call is over and ``refusal`` says why."""
+    metadata = await call.initial_metadata()
+    if not any(key == ACCEPTED_KEY for key, _ in metadata):
+        refusal.append(error_of_connect(await call.code(), await call.details() or "", target))
+
+
+async def _pump(stream: GrpcStream, channel: grpc.aio.Channel) -> None:
+    try:
+        await stream.pump()
+    except asyncio.CancelledError:
+        task = asyncio.current_task()
+        if task is not None and task.cancelling():
+            raise  # The loop is ending; otherwise the call was cancelled, which ended the stream.
+    finally:
+        await channel.close()
