@@ -1,0 +1,44 @@
+# Every target sets up what it needs. CI calls `check` and `test` and nothing else.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+SEED ?= 1
+ROUNDS ?= 20
+
+.PHONY: setup check test demo chaos bench protos clean
+
+setup: $(VENV)/.installed
+
+$(VENV)/.installed: requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit("SOFS needs Python 3.11 or newer") if sys.version_info < (3, 11) else None'
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "installing the locked dependencies into $(VENV) (once, about a minute)"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $@
+
+check: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python scripts/gen_protos.py --check
+	$(BIN)/python scripts/tidy.py
+
+test: setup
+	$(BIN)/python -m pytest -q
+
+chaos: setup
+	$(BIN)/python -m pytest -q -s tests/chaos --chaos-seed $(SEED) --chaos-rounds $(ROUNDS)
+
+demo: setup
+	@$(BIN)/python -m sofs demo
+
+bench: setup
+	@$(BIN)/python -m sofs bench
+
+protos: setup
+	$(BIN)/python scripts/gen_protos.py
+
+clean:
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache build *.egg-info
