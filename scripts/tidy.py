@@ -1,4 +1,4 @@
-"""House rules that no other tool checks: sizes, left-over marks. Prints each breach with its mend."""
+"""House rules that no other tool checks: sizes, left-over marks. Each breach with its mend."""
 
 from __future__ import annotations
 

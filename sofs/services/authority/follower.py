@@ -1,0 +1,301 @@
+"""The passive role: follow the owner's log with the whole database loaded, and notice when it is
+gone.
+
+Theory. The follower applies entries that the owner pushes after they were durable and checked. What
+it holds is provisional all the same (R4): after its own claim it keeps its state only if its
+position lies inside the lineage that it derives from the store. Following decides nothing; it only
+makes take-over quick.
+
+Evidence (R14). The owner is suspected when our stream to it was reset and a new connection is
+refused or answered by another incarnation, or when nothing was heard for the limit. Before anything
+is claimed the accuser completes a durable store operation of its own within the limit: when it
+cannot, the disk is slow for everybody and nobody is accused.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from enum import Enum
+from typing import TYPE_CHECKING, Final
+
+from sofs.core.entries import Changeset, CheckpointRef
+from sofs.core.messages import (
+    CheckpointInfo,
+    CheckpointTaken,
+    Done,
+    Entries,
+    Follow,
+    Followed,
+    FollowReply,
+    HandBack,
+    HandBackReply,
+    Hello,
+    LogEntry,
+)
+from sofs.errors import SofsError, Unavailable, WrongIncarnation
+from sofs.ids import Position
+from sofs.ports.log import Claim
+from sofs.ports.state import StateDatabase
+from sofs.ports.stream import Envelope
+from sofs.services.authority.env import COORDINATOR, VOLUME_ROLE, AuthorityEnv
+from sofs.services.channel import Channel, expect, open_channel, within
+from sofs.services.tasks import Tasks
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+NOWHERE: Final = Position(0, 0)
+APPLY_BATCH_MAX: Final = 256  # Entries applied in one go: the loop stays free for heartbeats.
+
+
+class Verdict(Enum):
+    """Why following ended."""
+
+    GONE = "gone"  # Refused, or another incarnation answers: act at once.
+    SILENT = "silent"  # The limit passed.
+    HANDED = "handed"  # The owner logged a handover to us.
+    UNREACHABLE = "unreachable"  # Neither: look at the claims again.
+
+
+@dataclass(slots=True)
+class FollowerState:
+    """What a follower holds: a database as of ``position`` ((0, 0): nothing yet)."""
+
+    database: StateDatabase
+    position: Position = NOWHERE
+    log_bytes_since_checkpoint: int = 0
+
+
+class Follower:
+    """Follows one owner until a verdict."""
+
+    def __init__(
+        self,
+        env: AuthorityEnv,
+        incarnation: bytes,
+        owner: Claim,
+        state: FollowerState,
+        on_crash: Callable[[BaseException], None],
+    ) -> None:
+        self._env = env
+        self._incarnation = incarnation
+        self._owner = owner
+        self.state = state
+        self._on_crash = on_crash
+        self._channel: Channel | None = None
+        self._queue: list[tuple[int, LogEntry]] = []
+        self._queued: asyncio.Event = asyncio.Event()
+        self.in_step = False  # Entries arrive and are applied: take-over needs only the tail.
+        self.was_in_step = False
+        self._tasks = Tasks("follower", self._crash)
+        self._crashed: BaseException | None = None
+
+    def _crash(self, error: BaseException) -> None:
+        self._crashed = error
+        if self._channel is not None:
+            self._channel.end(Unavailable(f"the follower failed: {error!r}"))
+        if not isinstance(error, SofsError):
+            self._on_crash(error)
+
+    def limit_ms(self) -> int:
+        env = self._env
+        return env.suspicion.limit_ms(
+            VOLUME_ROLE, env.settings.silence_ms, env.clock.monotonic_ms()
+        )
+
+    async def run(self) -> Verdict:
+        """Follow until the owner is gone, silent or hands over; resets of a living owner are
+        mended."""
+        try:
+            while True:
+                verdict = await self._connect()
+                if verdict is None:
+                    verdict = await self._follow()
+                if verdict is not None:
+                    return verdict
+                if self._crashed is not None:
+                    return Verdict.UNREACHABLE
+        finally:
+            self.in_step = False
+            await self._tasks.close()
+            if self._channel is not None:
+                await self._channel.close()
+
+    async def _connect(self) -> Verdict | None:
+        hello = Hello(sender=self._incarnation, target=self._owner.incarnation)
+        try:
+            self._channel = await open_channel(
+                self._env.transport,
+                self._env.clock,
+                self._owner.endpoint,
+                "resume_key",
+                hello,
+                self._on_message,
+                name=f"follow {self._owner.part}",
+                on_crash=self._on_crash,
+                timeout_ms=self.limit_ms(),
+            )
+        except WrongIncarnation:
+            return Verdict.GONE
+        except Unavailable as error:
+            return Verdict.GONE if error.refused else Verdict.SILENT
+        except SofsError:
+            return Verdict.UNREACHABLE
+        return None
+
+    def _on_message(self, channel: Channel, envelope: Envelope) -> None:
+        body = envelope.body
+        if isinstance(body, Entries):
+            self._queue.extend((body.epoch, entry) for entry in body.entries)
+            self._queued.set()
+
+    async def _follow(self) -> Verdict | None:
+        """One connection's worth of following; None means "connect again"."""
+        channel = self._channel
+        assert channel is not None
+        watch = self._tasks.spawn(channel.watch(self.limit_ms), "watch")
+        work = self._tasks.spawn(self._work(channel), "apply")
+        try:
+            await asyncio.wait((watch, work), return_when=asyncio.FIRST_COMPLETED)
+            if work.done() and not work.cancelled() and work.exception() is None:
+                return work.result()
+            if channel.alive and watch.done() and self._crashed is None:
+                return Verdict.SILENT
+            return None if self._crashed is None else Verdict.UNREACHABLE
+        finally:
+            self.was_in_step = self.was_in_step or self.in_step
+            self.in_step = False
+            await channel.close()
+            watch.cancel()
+            work.cancel()
+
+    async def _work(self, channel: Channel) -> Verdict | None:
+        try:
+            await self._start_following(channel)
+            self.in_step = True
+            asking = self._tasks.spawn(self._ask_back(channel), "hand-back")
+            applying = self._tasks.spawn(self._apply_pushed(channel), "push")
+            await asyncio.wait((asking, applying), return_when=asyncio.FIRST_COMPLETED)
+            if asking.done() and not asking.cancelled():
+                return asking.result()
+            return None
+        except SofsError:
+            return None if channel.alive else await self._until_ended(channel)
+
+    async def _until_ended(self, channel: Channel) -> None:
+        await channel.ended
+
+    async def _start_following(self, channel: Channel) -> None:
+        """Agree on a position; catch up from the store as often as the owner says that it must
+        be."""
+        settings = self._env.settings
+        while True:
+            position = self.state.position
+            request = Follow(
+                self._incarnation,
+                settings.part,
+                self._env.endpoint,
+                position.epoch,
+                position.sequence,
+            )
+            reply = expect(
+                await within(self._env.clock, 5_000, channel.call(request), "follow"), FollowReply
+            )
+            if not reply.from_store:
+                return
+            await self._catch_up(reply.sequence)
+
+    async def _catch_up(self, through_sequence: int) -> None:
+        """Load checkpoint and log from the store, up to what the owner said is durable."""
+        env = self._env
+        self._queue.clear()
+        lineage, entries = await env.recovery.read_live(
+            self._owner, through_sequence=through_sequence
+        )
+        replay = await env.recovery.replay(lineage, after=None)
+        database = env.new_database()
+        if replay.image is not None:
+            database.load(replay.image)
+        changes = [entry.changes for _, entry in entries if isinstance(entry, Changeset)]
+        database.apply_changesets([*replay.changesets, *changes])
+        self.state.database.close()
+        self.state.database = database
+        last = max((sequence for sequence, _ in entries), default=replay.position.sequence)
+        self.state.position = Position(
+            self._owner.epoch if entries else replay.position.epoch, last
+        )
+
+    async def _apply_pushed(self, channel: Channel) -> None:
+        while channel.alive:
+            await self._queued.wait()
+            batch, self._queue = self._queue[:APPLY_BATCH_MAX], self._queue[APPLY_BATCH_MAX:]
+            if not self._queue:
+                self._queued.clear()
+            if not batch:
+                continue
+            changes: list[bytes] = []
+            for _, entry in batch:
+                decoded = self._env.entries.decode(entry.payload)
+                if isinstance(decoded, Changeset):
+                    changes.append(decoded.changes)
+                self.state.log_bytes_since_checkpoint += len(entry.payload)
+            self.state.database.apply_changesets(changes)
+            epoch, last = batch[-1][0], batch[-1][1].sequence
+            self.state.position = Position(epoch, last)
+            channel.notify(Followed(epoch, last))
+            await self._maybe_checkpoint(channel)
+
+    async def _maybe_checkpoint(self, channel: Channel) -> None:
+        env = self._env
+        if self.state.log_bytes_since_checkpoint < env.settings.checkpoint_every_bytes:
+            return
+        self.state.log_bytes_since_checkpoint = 0
+        checkpoint = await take_checkpoint(env, self.state.database, self.state.position)
+        expect(await channel.call(CheckpointTaken(checkpoint_info(checkpoint))), Done)
+
+    async def _ask_back(self, channel: Channel) -> Verdict:
+        """A coordinator that is in step asks the acting resume-key for the volume, after stable
+        seconds."""
+        env = self._env
+        while True:
+            await env.clock.sleep_ms(env.settings.hand_back_after_ms)
+            if env.settings.part != COORDINATOR or self._owner.part == COORDINATOR or self._queue:
+                continue
+            reply = expect(await channel.call(HandBack(self._incarnation)), HandBackReply)
+            if reply.accepted:
+                return Verdict.HANDED
+
+
+async def take_checkpoint(
+    env: AuthorityEnv, database: StateDatabase, position: Position
+) -> CheckpointRef:
+    """Write the database as an object under a fresh name; it counts only once a log record names
+    it."""
+    image = database.serialize()
+    token = env.entropy.token(4).hex()
+    key = f"checkpoints/{position.epoch:020d}-{position.sequence:020d}-{token}"
+    reference = CheckpointRef(key, position, env.recovery.digest(image), len(image), 1)
+    await env.fenced.put_object(key, image)
+    return reference
+
+
+def checkpoint_info(reference: CheckpointRef) -> CheckpointInfo:
+    return CheckpointInfo(
+        reference.key,
+        reference.position.epoch,
+        reference.position.sequence,
+        reference.digest,
+        reference.n_bytes,
+        reference.schema_version,
+    )
+
+
+def checkpoint_ref(info: CheckpointInfo) -> CheckpointRef:
+    return CheckpointRef(
+        info.key,
+        Position(info.epoch, info.sequence),
+        info.digest,
+        info.n_bytes,
+        info.schema_version,
+    )

@@ -1,0 +1,134 @@
+"""Group commit of transactions: what was changed becomes one changeset, one record, one fdatasync.
+
+Theory. Transactions run on the event loop and take effect in memory at once; nothing may leave
+before the log holds what it saw (R8). ``GroupLog`` keeps one *open group*: every transaction since
+the last changeset was taken. While a changeset is being made durable, the next group gathers; there
+is no timer. ``settled`` waits for the group that holds everything applied so far, and that is what
+every reply awaits, reads included: a read that saw a change must not tell of it before it is
+durable.
+
+An acknowledgement means: the changeset is on the backend (fdatasync returned), and after that no
+successor had claimed (``LogWriter`` checks once per batch). When the log ends, every group fails
+with the reason and the authority's life is over: its memory holds changes that may never have
+happened.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Final
+
+from sofs.core.entries import Changeset, Entry, EntryCodec
+from sofs.core.record import RecordKind
+from sofs.errors import SofsError
+from sofs.ports.log import LogWriter, Placement
+from sofs.ports.state import StateDatabase
+from sofs.services.tasks import Tasks
+
+# Asked for before a mutation, so that a full disk is definite.
+GROUP_ROOM_BYTES: Final = 1024 * 1024
+
+
+class GroupLog:
+    """The one way by which an authority changes its state. ``logged`` gets every durable entry in
+    order."""
+
+    def __init__(
+        self,
+        database: StateDatabase,
+        log: LogWriter,
+        codec: EntryCodec,
+        schema_version: int,
+        tasks: Tasks,
+        logged: Callable[[Placement, bytes], None],
+    ) -> None:
+        self._database = database
+        self._log = log
+        self._codec = codec
+        self._schema_version = schema_version
+        self._tasks = tasks
+        self._logged = logged
+        self._open: asyncio.Future[None] | None = None
+        self._in_flight: asyncio.Future[None] | None = None
+        self._flushing = False
+        self.groups = 0
+        self.transactions = 0
+
+    @property
+    def log(self) -> LogWriter:
+        return self._log
+
+    @property
+    def clean(self) -> bool:
+        """Does the log hold every change that the database holds?"""
+        return self._open is None and self._in_flight is None
+
+    @contextmanager
+    def transaction(self) -> Iterator[None]:
+        """All changes inside take effect together, or none when the block raises. No await
+        inside."""
+        with self._database.transaction():
+            yield
+        self.transactions += 1
+        if self._open is None:
+            self._open = asyncio.get_running_loop().create_future()
+            self._open.add_done_callback(_retrieved)
+            if not self._flushing:
+                self._flushing = True
+                self._tasks.spawn(self._flush(), "group-commit")
+
+    async def room(self) -> None:
+        """Before a mutation: raises DiskFull (definite) while the log could not take it."""
+        await self._log.room(GROUP_ROOM_BYTES)
+
+    async def settled(self) -> None:
+        """Return when everything applied before this call is durable and checked; raises why
+        not."""
+        group = self._open or self._in_flight
+        if group is not None:
+            await asyncio.shield(group)
+        elif self._log.ended is not None:
+            raise self._log.ended
+
+    async def write(self, entry: Entry) -> Placement:
+        """Log an entry that is no changeset and return when it is durable and checked."""
+        payload = self._codec.encode(entry)
+        await self._log.room(len(payload))
+        placement = self._log.append(RecordKind.ENTRY, [payload])
+        await self._log.durable(placement.sequence)
+        self._logged(placement, payload)
+        return placement
+
+    async def _flush(self) -> None:
+        while self._open is not None:
+            group, self._open = self._open, None
+            self._in_flight = group
+            try:
+                await self._flush_group()
+            except SofsError as error:
+                # The log ended; LogWriter.on_end ends the authority's life, which fails all else.
+                group.set_exception(error)
+                return
+            self._in_flight = None
+            group.set_result(None)
+        self._flushing = False
+
+    async def _flush_group(self) -> None:
+        changes = self._database.take_changeset()
+        if not changes:
+            await self._log.check()
+            return
+        payload = self._codec.encode(Changeset(self._schema_version, changes))
+        await self._log.room(len(payload))
+        placement = self._log.append(RecordKind.ENTRY, [payload])
+        await self._log.durable(placement.sequence)
+        self.groups += 1
+        self._logged(placement, payload)
+
+
+def _retrieved(future: asyncio.Future[None]) -> None:
+    """A group that nobody awaited may fail without a warning: the life's end tells the reason."""
+    if not future.cancelled():
+        future.exception()

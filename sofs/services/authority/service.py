@@ -1,0 +1,317 @@
+"""Coordinator and ResumeKey: one service in two roles, one life after another behind one listener.
+
+Theory of operation. A life starts with a fresh incarnation (R2) and follows the owner of the
+highest claim. When the owner is gone it claims the next epoch, derives the lineage from the store
+(R4), brings its state to the lineage's end (a follower in step needs only the tail), writes the
+lineage as the first record of its own log, and is active. When its log ends, for whatever reason,
+the life ends and the next one begins.
+
+Who claims, and when. Whoever was in step when the owner went claims at once. A part that comes cold
+(restarted by Ray, or the whole cluster starts) first gives others two or three limits, the
+coordinator before the resume-key; after each wait it looks at the claims again. Two that claim at
+the same moment do no harm: one wins the epoch, the other follows it and gives it a fresh limit.
+Nothing here needs to be right about who is alive: a claim against a living owner costs a failover
+and never correctness (R3).
+
+The coordinator is the volume's home: when the resume-key is the acting owner, the coordinator
+follows, and asks for the volume back once it is in step and the gate is ONLINE.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from typing import Final
+
+from sofs.core.entries import holds
+from sofs.core.messages import HelloReply, PartState, PartStateReply
+from sofs.errors import (
+    Corrupt,
+    FileNotAvailable,
+    FormatRefused,
+    SofsError,
+    Unavailable,
+)
+from sofs.ids import Epoch, Incarnation
+from sofs.ports.log import Claim
+from sofs.ports.stream import Envelope, Listener, Stream
+from sofs.services.authority.env import (
+    COORDINATOR,
+    VOLUME_ROLE,
+    AuthorityEnv,
+)
+from sofs.services.authority.follower import Follower, FollowerState, Verdict
+from sofs.services.authority.service_active import ActiveAuthority
+from sofs.services.channel import Channel, check_hello, within
+from sofs.services.tasks import Tasks
+
+log = logging.getLogger("sofs.authority")
+
+LOOK_AGAIN_MS: Final = 20
+LIFE_BACKOFF_MS: Final = 50
+LIFE_BACKOFF_MS_MAX: Final = 2_000
+
+
+class AuthorityPart:
+    """The process's part: composes lives until it is closed. ``on_fatal`` gets what no restart
+    mends."""
+
+    def __init__(self, env: AuthorityEnv, on_fatal: Callable[[BaseException], None]) -> None:
+        self._env = env
+        self._on_fatal = on_fatal
+        self._tasks = Tasks(env.settings.part, self._crash)
+        self._listener: Listener | None = None
+        self._incarnation = b""
+        self._former: dict[bytes, None] = {}
+        self._active: ActiveAuthority | None = None
+        self._follower: Follower | None = None
+        self._taking_over = False
+        self._lives = 0
+        self.takeovers: list[TakeOverTimes] = []
+        self.became_active: asyncio.Event = asyncio.Event()
+
+    @property
+    def active(self) -> ActiveAuthority | None:
+        return self._active
+
+    @property
+    def address(self) -> str:
+        return self._env.endpoint
+
+    @property
+    def incarnation(self) -> bytes:
+        return self._incarnation
+
+    async def start(self, address: str) -> str:
+        """Listen and begin the first life; returns the bound address."""
+        self._listener = await self._env.transport.listen(address, self._accept)
+        self._env.endpoint = self._listener.address
+        self._tasks.spawn(self._lives_loop(), "lives")
+        return self._listener.address
+
+    async def close(self) -> None:
+        """End the current life and stop listening; the claim stays, as after a crash."""
+        await self._tasks.close()
+        if self._active is not None:
+            await self._active.close()
+        if self._listener is not None:
+            await self._listener.close()
+
+    def _crash(self, error: BaseException) -> None:
+        log.error("part failed: %r", error, exc_info=error)
+        self._on_fatal(error)
+
+    # Streams
+    # ---------------------------------------------------------------------------------------
+
+    async def _accept(self, service: str, stream: Stream) -> None:
+        if self._active is not None and service in ("volume", "resume_key"):
+            await self._active.accept(service, stream)
+            return
+        # Not the owner: still say who we are, since "another incarnation answers" is evidence.
+        channel = Channel(
+            stream,
+            self._env.clock,
+            self._answer_while_passive if service in ("volume", "resume_key") else self._answer,
+            name=f"{service} {stream.peer}",
+            on_crash=self._crash,
+        )
+        channel.start()
+        try:
+            await channel.ended
+        finally:
+            await channel.close()
+
+    def _answer_while_passive(self, channel: Channel, envelope: Envelope) -> None:
+        check_hello(envelope, self._incarnation)
+        raise FileNotAvailable("not serving the volume yet", retry_after_ms=LOOK_AGAIN_MS)
+
+    def _answer(self, channel: Channel, envelope: Envelope) -> None:
+        if channel.remote is None:
+            channel.remote = check_hello(envelope, self._incarnation)
+            reply = HelloReply(channel.remote.protocol_version, self._incarnation)
+            channel.reply(envelope.call, reply)
+        elif isinstance(envelope.body, PartState):
+            channel.reply(envelope.call, self.describe())
+        else:
+            raise FileNotAvailable("this service only tells how the part is")
+
+    def describe(self) -> PartStateReply:
+        """State of the part, for people and tests."""
+        if self._active is not None:
+            return self._active.describe()
+        state = "taking over" if self._taking_over else "following"
+        facts = [f"lives={self._lives}"]
+        if self._follower is not None:
+            facts.append(f"in_step={self._follower.in_step}")
+            facts.append(f"position={self._follower.state.position}")
+        return PartStateReply(self._env.settings.part, "", self._incarnation, state, facts)
+
+    # Lives
+    # -----------------------------------------------------------------------------------------
+
+    async def _lives_loop(self) -> None:
+        backoff = LIFE_BACKOFF_MS
+        while True:
+            started = self._env.clock.monotonic_ms()
+            try:
+                await self._life()
+            except (Corrupt, FormatRefused) as error:
+                log.error("the volume cannot be recovered: %s", error)
+                backoff = LIFE_BACKOFF_MS_MAX
+            except SofsError as error:
+                log.warning("life of %s ended: %s", self._env.settings.part, error)
+            finally:
+                await self._drop_life()
+            if self._env.clock.monotonic_ms() - started > 5_000:
+                backoff = LIFE_BACKOFF_MS
+            await self._env.clock.sleep_ms(backoff)
+            backoff = min(2 * backoff, LIFE_BACKOFF_MS_MAX)
+
+    async def _drop_life(self) -> None:
+        active, self._active = self._active, None
+        self._taking_over = False
+        self.became_active.clear()
+        if active is not None:
+            await active.close()
+
+    async def _life(self) -> None:
+        env = self._env
+        self._lives += 1
+        if self._incarnation:
+            self._former[self._incarnation] = None
+        self._incarnation = env.entropy.token(16)
+        state = FollowerState(env.new_database())
+        try:
+            claim = await self._follow_until_claimed(state)
+            active = await self._take_over(claim, state)
+        except BaseException:
+            state.database.close()
+            raise
+        reason = await active.ended
+        log.info("epoch %d ended: %s", claim.epoch, reason)
+
+    async def _follow_until_claimed(self, state: FollowerState) -> Claim:
+        """Follow one owner after the other until this life has won a claim."""
+        env = self._env
+        cold_since: tuple[int, int] | None = None
+        while True:
+            owner = await env.fenced.highest_claim(VOLUME_ROLE)
+            verdict, in_step = Verdict.GONE, False
+            if owner is not None and owner.incarnation not in self._former:
+                self._follower = Follower(env, self._incarnation, owner, state, self._crash)
+                verdict = await self._follower.run()
+                in_step = self._follower.was_in_step
+            if verdict is Verdict.UNREACHABLE:
+                await env.clock.sleep_ms(LOOK_AGAIN_MS)
+                continue
+            epoch = 0 if owner is None else owner.epoch
+            if not in_step and verdict is not Verdict.HANDED:
+                now = env.clock.monotonic_ms()
+                if cold_since is None or cold_since[0] != epoch:
+                    cold_since = (epoch, now)
+                if now - cold_since[1] < self._cold_wait_ms(owner):
+                    await env.clock.sleep_ms(LOOK_AGAIN_MS)
+                    continue
+            claim = await self._try_claim(epoch, silent=verdict is Verdict.SILENT)
+            if claim is not None:
+                return claim
+
+    def _cold_wait_ms(self, owner: Claim | None) -> int:
+        """How long a part that was not following leaves the claim to others."""
+        limit = self._env.settings.silence_ms
+        if self._env.settings.part == COORDINATOR:
+            return 0 if owner is None else 2 * limit
+        return 3 * limit
+
+    async def _try_claim(self, epoch: int, *, silent: bool) -> Claim | None:
+        """Claim the epoch after ``epoch`` unless somebody did; None: look at the claims again."""
+        env = self._env
+        limit = env.suspicion.limit_ms(
+            VOLUME_ROLE, env.settings.silence_ms, env.clock.monotonic_ms()
+        )
+        try:
+            await within(
+                env.clock, limit, env.fenced.probe_latency(), "our own store, before a claim"
+            )
+        except Unavailable:
+            return None
+        claim = Claim(
+            role=VOLUME_ROLE,
+            epoch=Epoch(epoch + 1),
+            incarnation=Incarnation(self._incarnation),
+            nonce=env.entropy.token(16),
+            endpoint=env.endpoint,
+            run_id=env.settings.run_id,
+            part=env.settings.part,
+        )
+        winner = await env.fenced.try_claim(claim)
+        if winner is not None:
+            return None
+        if silent:
+            env.suspicion.claimed(VOLUME_ROLE, env.clock.monotonic_ms())
+        return claim
+
+    async def _take_over(self, claim: Claim, state: FollowerState) -> ActiveAuthority:
+        """From a won claim to serving: seal, recover, write the lineage (R4)."""
+        env, clock = self._env, self._env.clock
+        self._taking_over = True
+        start = clock.monotonic_ms()
+        lineage = await env.recovery.derive_lineage(claim)
+        sealed = clock.monotonic_ms()
+        position = state.position
+        kept = position.sequence > 0 and holds(lineage.history, position)
+        replay = await env.recovery.replay(lineage, after=position if kept else None)
+        if not kept:
+            state.database.close()
+            state.database = env.new_database()
+            if replay.image is not None:
+                state.database.load(replay.image)
+        state.database.apply_changesets(replay.changesets)
+        replayed = clock.monotonic_ms()
+        writer = await env.fenced.open_log(claim, first_sequence=replay.position.sequence + 1)
+        active = ActiveAuthority(env, claim, state.database, writer, lineage, self._crash)
+        try:
+            await active.begin()
+        except BaseException:
+            await active.close()
+            raise
+        self._active = active
+        self._taking_over = False
+        self.became_active.set()
+        times = TakeOverTimes(
+            claim.epoch,
+            kept,
+            sealed - start,
+            replayed - sealed,
+            clock.monotonic_ms() - replayed,
+            len(replay.changesets),
+        )
+        self.takeovers.append(times)
+        del self.takeovers[:-100]
+        log.info("%s owns epoch %d: %s", env.settings.part, claim.epoch, times)
+        return active
+
+
+class TakeOverTimes:
+    """Where the milliseconds of a take-over went."""
+
+    __slots__ = ("changesets", "epoch", "kept", "lineage_ms", "replay_ms", "seal_ms")
+
+    def __init__(
+        self, epoch: int, kept: bool, seal_ms: int, replay_ms: int, lineage_ms: int, changesets: int
+    ) -> None:
+        self.epoch = epoch
+        self.kept = kept
+        self.seal_ms = seal_ms
+        self.replay_ms = replay_ms
+        self.lineage_ms = lineage_ms
+        self.changesets = changesets
+
+    def __str__(self) -> str:
+        how = "kept what it followed" if self.kept else "loaded from the store"
+        return (
+            f"{how}; seal {self.seal_ms} ms, replay {self.replay_ms} ms of {self.changesets} "
+            f"changesets, lineage {self.lineage_ms} ms"
+        )

@@ -1,0 +1,701 @@
+"""The active role: the volume's authority while it owns the highest claim.
+
+Theory of operation. Every request of a node is one coroutine that runs the synchronous rules of
+``AuthorityState`` inside one transaction. When the rules meet something that another node still
+holds, they raise ``Blocked``; the coroutine has it recalled, detached or sealed, and runs the rules
+again *from the start*: nothing that was read before an await is believed after it. The result of a
+mutation is stored by (client, op id) in the same transaction as its effect (G5). The reply leaves
+when the group that holds the transaction is durable and the claim was checked after that (R3, R8);
+replies that only read carry ``checked=True`` and wait for the group they saw.
+
+Two copies of one operation (a client that failed over while its first attempt is still waiting for
+a recall) meet in ``_in_flight``: the second waits for the first and gets its answer.
+
+What may fail. Any error of the log ends this life (``ended``): all streams close, all memory is
+dropped, the part composes a new incarnation that follows whoever claims next, or claims itself.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import logging
+from collections.abc import Callable, Coroutine
+from typing import Any, Final
+
+from sofs.services.authority.state import AuthorityState
+
+from sofs.constants import GATE_WINDOW_MS
+from sofs.core import messages as m
+from sofs.core.entries import Boundary, CheckpointEntry, Handover, Lineage
+from sofs.errors import (
+    Expired,
+    FileNotAvailable,
+    LockNotGranted,
+    NotSupported,
+    ObjectNameNotFound,
+    ProtocolError,
+    SofsError,
+    StaleGeneration,
+    Unavailable,
+)
+from sofs.ids import Position
+from sofs.ports.log import Claim, LogWriter, Placement
+from sofs.ports.state import StateDatabase
+from sofs.ports.stream import Envelope, Stream
+from sofs.services.authority.blocked import Blocked, TokenRef
+from sofs.services.authority.env import AuthorityEnv
+from sofs.services.authority.feed import FollowerFeed
+from sofs.services.authority.follower import checkpoint_ref, take_checkpoint
+from sofs.services.authority.group_log import GroupLog
+from sofs.services.authority.schema import SCHEMA_VERSION
+from sofs.services.authority.service_nodes import NodeLink, Nodes, check_commit
+from sofs.services.channel import Channel, check_hello
+from sofs.services.tasks import Tasks
+
+log = logging.getLogger("sofs.authority")
+
+ROUNDS_MAX: Final = 64  # How often one operation is run again after something was cleared for it.
+IDLE_CHECK_MS: Final = 1_000
+OPERATIONS_MAX: Final = 65_536  # In flight on one authority.
+
+Work = Coroutine[Any, Any, m.Message]
+
+
+class ActiveAuthority:
+    """One life as the owner of a claim. ``ended`` resolves when it must answer nobody any more."""
+
+    def __init__(
+        self,
+        env: AuthorityEnv,
+        claim: Claim,
+        database: StateDatabase,
+        writer: LogWriter,
+        lineage: Lineage,
+        on_crash: Callable[[BaseException], None],
+    ) -> None:
+        self.env = env
+        self.claim = claim
+        self.ended: asyncio.Future[SofsError] = asyncio.get_running_loop().create_future()
+        self._on_crash = on_crash
+        self._tasks = Tasks(f"authority-{claim.epoch}", self._crash)
+        self.state = AuthorityState(database, env.messages)
+        self._database = database
+        self._lineage = lineage
+        self._writer = writer
+        base = lineage.history[-1].last_sequence if lineage.history else 0
+        self._base_sequence = base
+        self.feed = FollowerFeed(claim.epoch, base + 1, env.settings.backlog_bytes_max)
+        self.group = GroupLog(
+            database, writer, env.entries, SCHEMA_VERSION, self._tasks, self._logged
+        )
+        self.nodes = Nodes(
+            env, claim.incarnation, self.state, self.group, self._tasks, self._orphaned
+        )
+        self._channels: dict[Channel, NodeLink | None] = {}
+        self._in_flight: dict[tuple[bytes, int], asyncio.Future[m.Message]] = {}
+        self._file_locks: dict[int, asyncio.Lock] = {}
+        self._unlocked: dict[int, list[asyncio.Future[None]]] = {}
+        # Disconnected handle -> monotonic ms at which it is released.
+        self._timers: dict[int, int] = {}
+        self._segments: list[tuple[int, int]] = []  # (first sequence, segment) of our own log.
+        self._handing_back = False
+        self._operations = 0
+        self.phase = "LOADING"
+        writer.on_end(self._log_ended)
+
+    # Life
+    # ------------------------------------------------------------------------------------------
+
+    async def begin(self) -> None:
+        """Write the lineage (then this life may serve), and a new volume's first rows."""
+        await self.group.write(self._lineage)
+        if self.state.is_empty():
+            with self.group.transaction():
+                self.state.format(self.env.settings.volume, self.env.clock.wall_ns())
+        await self.group.settled()
+        self._tasks.spawn(self._resume(), "resume")
+        self._tasks.spawn(self._release_expired(), "release")
+        self._tasks.spawn(self._idle_check(), "idle-check")
+        self._tasks.spawn(self._checkpoint_alone(), "checkpoint")
+
+    def _crash(self, error: BaseException) -> None:
+        self.end(
+            error if isinstance(error, SofsError) else Unavailable(f"internal error: {error!r}")
+        )
+        if not isinstance(error, SofsError):
+            self._on_crash(error)
+
+    def _log_ended(self, error: BaseException) -> None:
+        self.end(error if isinstance(error, SofsError) else Unavailable(repr(error)))
+
+    def end(self, reason: SofsError) -> None:
+        """Stop answering now; memory may hold what never became durable."""
+        if self.ended.done():
+            return
+        self.ended.set_result(reason)
+        for channel in list(self._channels):
+            channel.end(Unavailable(f"this authority's life ended: {reason}"))
+        self._tasks.cancel()
+
+    async def close(self) -> None:
+        self.end(Unavailable("the authority was closed"))
+        await self._tasks.close()
+        for channel in list(self._channels):
+            await channel.close()
+        await self._writer.close()
+        self._database.close()
+
+    def _logged(self, placement: Placement, payload: bytes) -> None:
+        if not self._segments or self._segments[-1][1] != placement.segment:
+            self._segments.append((placement.sequence, placement.segment))
+        self.feed.logged(placement.sequence, payload)
+
+    async def _idle_check(self) -> None:
+        """An owner that nobody asks still learns that it was superseded."""
+        while True:
+            await self.env.clock.sleep_ms(IDLE_CHECK_MS)
+            await self._writer.check()
+
+    # Streams
+    # ---------------------------------------------------------------------------------------
+
+    async def accept(self, service: str, stream: Stream) -> None:
+        """Serve one stream of a node ("volume") or follower ("resume_key") until it ends."""
+        channel = Channel(
+            stream,
+            self.env.clock,
+            self._on_message,
+            name=f"{service} {stream.peer}",
+            on_crash=self._crash,
+            check=self._writer.check,
+        )
+        self._channels[channel] = None
+        channel.start()
+        try:
+            await channel.ended
+        finally:
+            self._channels.pop(channel, None)
+            await channel.close()
+
+    def _on_message(self, channel: Channel, envelope: Envelope) -> None:
+        body = envelope.body
+        if channel.remote is None:
+            channel.remote = check_hello(envelope, self.claim.incarnation)
+            reply = m.HelloReply(channel.remote.protocol_version, self.claim.incarnation)
+            channel.reply(envelope.call, reply, checked=True)
+            return
+        if isinstance(body, m.Follow):
+            channel.reply(envelope.call, self.feed.follow(channel, body, self._base_sequence))
+        elif isinstance(body, m.Followed):
+            assert isinstance(channel.remote, m.Hello)
+            self.feed.followed(channel.remote.sender, body)
+        elif isinstance(body, m.CheckpointTaken):
+            channel.serve(envelope.call, self._name_checkpoint(body))
+        elif isinstance(body, m.HandBack):
+            channel.serve(envelope.call, self._hand_back(body))
+        elif isinstance(body, m.PartState):
+            channel.reply(envelope.call, self.describe())
+        else:
+            self._on_node_message(channel, envelope)
+
+    def _on_node_message(self, channel: Channel, envelope: Envelope) -> None:
+        body = envelope.body
+        if isinstance(body, m.RegisterNode):
+            channel.serve(envelope.call, self._register(channel, body))
+            return
+        link = self._channels.get(channel)
+        if link is None:
+            raise ProtocolError(f"{type(body).__name__} before RegisterNode")
+        if self._operations >= OPERATIONS_MAX:
+            raise FileNotAvailable("the authority is at its limit of operations", retry_after_ms=50)
+        run = self._handlers().get(type(body))
+        if run is None:
+            raise NotSupported(f"the volume service has no {type(body).__name__}")
+        channel.serve(envelope.call, self._counted(run(link, body)))
+
+    async def _counted(self, work: Work) -> m.Message:
+        try:
+            if self._handing_back:
+                # Admitted operations finish; new ones wait for the next owner: this life ends soon.
+                await self.ended
+            self._operations += 1
+            try:
+                return await work
+            finally:
+                self._operations -= 1
+        finally:
+            work.close()
+
+    def _handlers(self) -> dict[type[m.Message], Callable[[NodeLink, Any], Work]]:
+        return {
+            m.Open: self._open,
+            m.Close: self._close,
+            m.Reclaim: self._reclaim,
+            m.Truncate: self._truncate,
+            m.Lock: self._lock,
+            m.Unlock: self._unlock,
+            m.Stat: self._stat,
+            m.SetInfo: self._set_info,
+            m.Mkdir: self._mkdir,
+            m.Rmdir: self._rmdir,
+            m.Unlink: self._unlink,
+            m.Rename: self._rename,
+            m.ReadDir: self._read_dir,
+            m.WriteFile: self._write_file,
+            m.ReadFile: self._read_file,
+            m.Abandon: self._abandon,
+            m.EndClient: self._end_client,
+            m.AcquireToken: self._acquire,
+            m.FetchExtents: self._fetch_extents,
+            m.CommitRecords: self._commit_records,
+            m.Disconnected: self._disconnected,
+        }
+
+    # Running the rules
+    # -----------------------------------------------------------------------------
+
+    async def _run(self, rules: Callable[[], m.Message], *, mutates: bool = True) -> m.Message:
+        """Run synchronous rules in a transaction until nothing blocks them; return their reply when
+        everything they saw is durable and checked."""
+        for _ in range(ROUNDS_MAX):
+            if mutates:
+                await self.group.room()
+            try:
+                with self.group.transaction():
+                    reply = rules()
+            except Blocked as blocked:
+                await self.nodes.clear(blocked)
+                continue
+            await self.group.settled()
+            return reply
+        raise FileNotAvailable(
+            f"others took the file back {ROUNDS_MAX} times in a row", retry_after_ms=20
+        )
+
+    async def _once(self, caller: m.Caller, rules: Callable[[], m.Message]) -> m.Message:
+        """Run a client's mutation exactly once: stored answers are answered again, a copy that
+        arrives while the first is running waits for it."""
+        key = (caller.client, caller.op_id)
+        running = self._in_flight.get(key)
+        if running is not None:
+            return dataclasses.replace(await asyncio.shield(running))
+        future: asyncio.Future[m.Message] = asyncio.get_running_loop().create_future()
+        future.add_done_callback(_retrieved)
+        self._in_flight[key] = future
+
+        def exactly_once() -> m.Message:
+            self._admit_client(caller)
+            stored = self.state.recall_result(caller)
+            if stored is not None:
+                return stored
+            reply = rules()
+            self.state.store_result(caller, _without_grant(reply))
+            return reply
+
+        try:
+            reply = await self._run(exactly_once)
+            future.set_result(_without_grant(reply))
+            return reply
+        except SofsError as error:
+            future.set_exception(error)
+            raise
+        finally:
+            if not future.done():
+                future.set_exception(Unavailable("the operation was interrupted"))
+            self._in_flight.pop(key, None)
+
+    def _admit_client(self, caller: m.Caller) -> None:
+        """A client's row starts with its first operation; an unknown client with a later one has
+        been forgotten, and what it resends may have happened: never executed as new."""
+        if self.state.knows_client(caller.client):
+            return
+        if caller.op_id != 1:
+            raise Expired("this client's record was dropped; connect again as a new client")
+        self.state.register_client(caller.client, caller.principal)
+
+    def _now(self) -> int:
+        return self.env.clock.wall_ns()
+
+    # Nodes
+    # -----------------------------------------------------------------------------------------
+
+    async def _register(self, channel: Channel, body: m.RegisterNode) -> m.Message:
+        assert isinstance(channel.remote, m.Hello)
+        if body.incarnation != channel.remote.sender:
+            raise ProtocolError("a node registers itself and nobody else")
+        seal = await self.env.fenced.read_claim(f"node-{body.incarnation.hex()}", 2)
+        if seal is not None:
+            await self.nodes.seal(body.incarnation)
+            raise StaleGeneration("this incarnation's data log is sealed; start a new one")
+        reply = await self._run(lambda: self.state.register_node(body))
+        assert isinstance(reply, m.RegisterNodeReply)
+        reply.epoch, reply.incarnation = self.claim.epoch, self.claim.incarnation
+        link = NodeLink(body.incarnation, body.node, body.endpoint, reply.log_id, channel)
+        self._channels[channel] = link
+        self._orphaned([])
+        self.nodes.register(link)
+        return reply
+
+    async def _acquire(self, link: NodeLink, body: m.AcquireToken) -> m.Message:
+        return await self._run(
+            lambda: m.TokenReply(
+                self.state.acquire_token(body.ino, m.TokenMode(body.mode), link.incarnation)
+            )
+        )
+
+    async def _fetch_extents(self, link: NodeLink, body: m.FetchExtents) -> m.Message:
+        return await self._run(
+            lambda: self.state.fetch_extents(body, link.incarnation), mutates=False
+        )
+
+    async def _commit_records(self, link: NodeLink, body: m.CommitRecords) -> m.Message:
+        check_commit(body.commit, link.log_id)
+
+        def rules() -> m.Message:
+            self.state.apply_commit(body.commit)
+            return m.Done()
+
+        return await self._run(rules)
+
+    async def _disconnected(self, link: NodeLink, body: m.Disconnected) -> m.Message:
+        def rules() -> m.Message:
+            self.state.disconnect([h.handle for h in body.handles], link.incarnation)
+            return m.Done()
+
+        reply = await self._run(rules)
+        self._orphaned([])
+        return reply
+
+    # Files
+    # -----------------------------------------------------------------------------------------
+
+    async def _open(self, link: NodeLink, body: m.Open) -> m.Message:
+        def rules() -> m.Message:
+            return self.state.open(body, link.incarnation, self._now())
+
+        reply = await self._once(body.caller, rules)
+        if isinstance(reply, m.OpenReply) and reply.grant is None:
+            return await self._bind_again(link, body, reply)
+        return reply
+
+    async def _bind_again(self, link: NodeLink, body: m.Open, reply: m.OpenReply) -> m.Message:
+        """An answered open came again, perhaps through another node: the handle follows its
+        client."""
+        if self.state.handle_node(reply.handle) == link.incarnation:
+            return reply
+        item = m.ReclaimItem(reply.handle, body.create_guid)
+        answer = await self._run(lambda: self.state.reclaim(body.caller, [item], link.incarnation))
+        assert isinstance(answer, m.ReclaimReply)
+        result = answer.results[0]
+        if result.code:
+            raise ObjectNameNotFound("the handle that this open made is gone")
+        self._claimed([reply.handle])
+        return dataclasses.replace(reply, generation=result.generation, info=result.info)
+
+    async def _close(self, link: NodeLink, body: m.Close) -> m.Message:
+        check_commit(body.commit, link.log_id)
+        reply = await self._once(
+            body.caller, lambda: self.state.close(body, link.incarnation, self._now())
+        )
+        self._timers.pop(body.handle, None)
+        self._wake_lockers()
+        return reply
+
+    async def _reclaim(self, link: NodeLink, body: m.Reclaim) -> m.Message:
+        def rules() -> m.Message:
+            self._admit_client(body.caller)
+            return self.state.reclaim(body.caller, body.handles, link.incarnation)
+
+        reply = await self._run(rules)
+        self._claimed([item.handle for item in body.handles])
+        return reply
+
+    async def _truncate(self, link: NodeLink, body: m.Truncate) -> m.Message:
+        check_commit(body.commit, link.log_id)
+        return await self._once(
+            body.caller, lambda: self.state.truncate(body, link.incarnation, self._now())
+        )
+
+    async def _set_info(self, link: NodeLink, body: m.SetInfo) -> m.Message:
+        return await self._once(
+            body.caller, lambda: self.state.set_info(body, link.incarnation, self._now())
+        )
+
+    async def _mkdir(self, link: NodeLink, body: m.Mkdir) -> m.Message:
+        return await self._once(body.caller, lambda: self.state.mkdir(body, self._now()))
+
+    async def _rmdir(self, link: NodeLink, body: m.Rmdir) -> m.Message:
+        return await self._once(body.caller, lambda: self.state.rmdir(body, self._now()))
+
+    async def _unlink(self, link: NodeLink, body: m.Unlink) -> m.Message:
+        return await self._once(body.caller, lambda: self.state.unlink(body, self._now()))
+
+    async def _rename(self, link: NodeLink, body: m.Rename) -> m.Message:
+        return await self._once(body.caller, lambda: self.state.rename(body, self._now()))
+
+    async def _write_file(self, link: NodeLink, body: m.WriteFile) -> m.Message:
+        check_commit(body.commit, link.log_id)
+        return await self._once(
+            body.caller, lambda: self.state.write_file(body, link.incarnation, self._now())
+        )
+
+    async def _read_file(self, link: NodeLink, body: m.ReadFile) -> m.Message:
+        return await self._run(lambda: self.state.read_file(body, link.incarnation), mutates=False)
+
+    async def _read_dir(self, link: NodeLink, body: m.ReadDir) -> m.Message:
+        return await self._run(lambda: self.state.read_dir(body), mutates=False)
+
+    async def _abandon(self, link: NodeLink, body: m.Abandon) -> m.Message:
+        return await self._once(
+            body.caller, lambda: self.state.abandon(body.caller, body.target_op)
+        )
+
+    async def _end_client(self, link: NodeLink, body: m.EndClient) -> m.Message:
+        def rules() -> m.Message:
+            if self.state.knows_client(body.caller.client):
+                self.state.end_client(body.caller, self._now())
+            return m.Done()
+
+        reply = await self._run(rules)
+        self._wake_lockers()
+        return reply
+
+    async def _stat(self, link: NodeLink, body: m.Stat) -> m.Message:
+        """The holder of DIRECT_RW knows the newest size: the asking node itself, or another that is
+        asked."""
+        for _ in range(ROUNDS_MAX):
+            reply, holder = await self._stat_once(link, body)
+            if holder is None:
+                return reply
+            try:
+                size = await self.nodes.query_size(holder)
+            except StaleGeneration:
+                continue
+            if size is not None:
+                reply.info.size = size.size
+                reply.info.modified_ns = max(size.modified_ns, reply.info.modified_ns)
+                return reply
+        raise FileNotAvailable("the file moved between nodes all the time", retry_after_ms=20)
+
+    async def _stat_once(self, link: NodeLink, body: m.Stat) -> tuple[m.InfoReply, TokenRef | None]:
+        reply, holder = self.state.stat(body, link.incarnation)
+        await self.group.settled()
+        return reply, holder
+
+    # Locks
+    # -----------------------------------------------------------------------------------------
+
+    async def _lock(self, link: NodeLink, body: m.Lock) -> m.Message:
+        """Grant when every other token holder knows the new table; a lock that waits is tried at
+        each unlock until ``wait_ms`` passed. One lock change of a file at a time, so that tables go
+        out in order."""
+        ino = self.state.handle_ino(body.handle)
+        deadline = self.env.clock.monotonic_ms() + body.wait_ms
+        while True:
+            try:
+                async with self._file_lock(ino):
+                    reply = await self._once(
+                        body.caller, lambda: self.state.lock(body, link.incarnation)
+                    )
+                    holders, table = self.state.lock_table(ino, link.incarnation)
+                    await self.nodes.update_locks(ino, holders, table)
+                    return reply
+            except LockNotGranted:
+                left = deadline - self.env.clock.monotonic_ms()
+                if left <= 0:
+                    raise
+                await self._until_unlock(ino, left)
+
+    async def _unlock(self, link: NodeLink, body: m.Unlock) -> m.Message:
+        """Other holders learn of it when they ask: a node that would refuse for a lock asks
+        first."""
+        ino = self.state.handle_ino(body.handle)
+        async with self._file_lock(ino):
+            reply = await self._once(body.caller, lambda: self.state.unlock(body, link.incarnation))
+        self._wake_lockers(ino)
+        return reply
+
+    def _file_lock(self, ino: int) -> asyncio.Lock:
+        lock = self._file_locks.get(ino)
+        if lock is None:
+            if len(self._file_locks) > 10_000:
+                self._file_locks = {i: k for i, k in self._file_locks.items() if k.locked()}
+            lock = self._file_locks[ino] = asyncio.Lock()
+        return lock
+
+    async def _until_unlock(self, ino: int, limit_ms: int) -> None:
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._unlocked.setdefault(ino, []).append(future)
+        timer = asyncio.ensure_future(self.env.clock.sleep_ms(limit_ms))
+        try:
+            await asyncio.wait((future, timer), return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            timer.cancel()
+            future.cancel()
+
+    def _wake_lockers(self, ino: int | None = None) -> None:
+        files = list(self._unlocked) if ino is None else [ino]
+        for file in files:
+            for future in self._unlocked.pop(file, []):
+                if not future.done():
+                    future.set_result(None)
+
+    # Handles whose client is away
+    # ------------------------------------------------------------------
+
+    def _claimed(self, handles: list[int]) -> None:
+        for handle in handles:
+            self._timers.pop(handle, None)
+
+    def _orphaned(self, _: object) -> None:
+        """Start the timers of handles that were disconnected just now (this owner's monotonic
+        clock; they start again in full at every take-over, so they only lengthen)."""
+        now = self.env.clock.monotonic_ms()
+        for handle, timeout_ms in self.state.disconnected_handles():
+            self._timers.setdefault(handle, now + timeout_ms)
+
+    async def _release_expired(self) -> None:
+        """Release handles whose time has passed; it counts only while some node accepts
+        reclaims."""
+        clock = self.env.clock
+        last = clock.monotonic_ms()
+        while True:
+            await clock.sleep_ms(250)
+            now = clock.monotonic_ms()
+            if not self.nodes.links():
+                for handle in self._timers:
+                    self._timers[handle] += now - last
+            last = now
+            due = [handle for handle, at in self._timers.items() if at <= now]
+            if due:
+                await self._run(lambda due=due: self._expire(due))  # type: ignore[misc]
+                self._claimed(due)
+                self._wake_lockers()
+
+    def _expire(self, due: list[int]) -> m.Message:
+        disconnected = {handle for handle, _ in self.state.disconnected_handles()}
+        self.state.expire([handle for handle in due if handle in disconnected], self._now())
+        return m.Done()
+
+    async def _resume(self) -> None:
+        """After a take-over: every node incarnation in the database registers again or is sealed,
+        so that no handle of a live node is taken for a lost one; then only unclaimed handles fence
+        (per file)."""
+        self.phase = "RESUME_LOCAL"
+        pending = self.state.live_nodes()
+        await asyncio.gather(*(self._resume_node(incarnation) for incarnation in pending))
+        self.phase = "RESUME_REMOTE"
+        self._orphaned([])
+        clock = self.env.clock
+        end = clock.monotonic_ms() + min(self.env.settings.gate_window_ms, GATE_WINDOW_MS)
+        while clock.monotonic_ms() < end and self.state.disconnected_handles():
+            await clock.sleep_ms(50)
+        self.phase = "ONLINE"
+
+    async def _resume_node(self, incarnation: bytes) -> None:
+        limit = self.nodes.limit_ms(incarnation)
+        clock = self.env.clock
+        start = clock.monotonic_ms()
+        while self.nodes.link(incarnation) is None and self.state.is_live_node(incarnation):
+            if await self.nodes.investigate(incarnation):
+                return
+            if clock.monotonic_ms() - start > 4 * limit:
+                await self.nodes.seal_silent(incarnation)
+                return
+            await clock.sleep_ms(20)
+
+    # Checkpoints and handing back
+    # ------------------------------------------------------------------
+
+    async def _name_checkpoint(self, body: m.CheckpointTaken) -> m.Message:
+        """Log a checkpoint that a follower made; from then on recovery may start at it (R10)."""
+        reference = checkpoint_ref(body.checkpoint)
+        if reference.position.epoch != self.claim.epoch:
+            raise ProtocolError("the checkpoint is of another epoch")
+        await self.group.write(CheckpointEntry(reference))
+        await self._delete_needless(reference.position, reference.key)
+        return m.Done()
+
+    async def _delete_needless(self, position: Position, keep_key: str) -> None:
+        """Delete what a checkpoint makes needless, after the boundary record was acknowledged
+        (R10)."""
+        fenced = self.env.fenced
+        keys = await fenced.list_objects("checkpoints")
+        older = [key for key in keys if key != keep_key and key < keep_key]
+        await self.group.write(Boundary(position, older))
+        for key in older:
+            await fenced.delete_object(key)
+        for sealed in self._lineage.history:
+            if sealed.last_sequence <= position.sequence:
+                claim = await fenced.read_claim(self.claim.role, sealed.epoch)
+                if claim is not None:
+                    await fenced.delete_segments(claim, below_segment=2**31)
+        whole = [s for first, s in self._segments if first <= position.sequence]
+        if whole and whole[-1] > 0:
+            # Segment 0 holds the lineage, which a successor reads first: it stays.
+            await fenced.delete_segments(self.claim, below_segment=whole[-1], keep_first=True)
+
+    async def _checkpoint_alone(self) -> None:
+        """Without a follower nobody else bounds the log: make a checkpoint here, rarely."""
+        done = 0
+        while True:
+            await self.env.clock.sleep_ms(1_000)
+            if self.feed.logged_bytes - done < self.env.settings.checkpoint_alone_bytes:
+                continue
+            done = self.feed.logged_bytes
+            if self.feed.lag() is None:
+                while not self.group.clean:
+                    await self.group.settled()
+                # No await from here to the serialization: the image is exactly the log so far.
+                position = Position(self.claim.epoch, self.feed.last_sequence)
+                reference = await take_checkpoint(self.env, self._database, position)
+                await self.group.write(CheckpointEntry(reference))
+                await self._delete_needless(reference.position, reference.key)
+
+    async def _hand_back(self, body: m.HandBack) -> m.Message:
+        """Give the volume to a coordinator in step: stop admitting, finish, log the handover,
+        end."""
+        follower = self.feed.followers.get(body.incarnation)
+        if self.phase != "ONLINE" or self._handing_back or follower is None:
+            return m.HandBackReply(False)
+        if self.feed.last_sequence - follower.sequence > 100:
+            return m.HandBackReply(False)
+        self._handing_back = True
+        start = self.env.clock.monotonic_ms()
+        while self._operations > 0 and self.env.clock.monotonic_ms() - start < 100:
+            await self.env.clock.sleep_ms(1)
+        await self.group.settled()
+        placement = await self.group.write(Handover(body.incarnation, self.feed.last_sequence + 1))
+        self._tasks.spawn(self._end_soon(), "handed-back")
+        return m.HandBackReply(True, self.claim.epoch, placement.sequence)
+
+    async def _end_soon(self) -> None:
+        await self.env.clock.sleep_ms(5)
+        self.end(Unavailable("the volume was handed back to its coordinator"))
+
+    def describe(self) -> m.PartStateReply:
+        lag = self.feed.lag()
+        facts = [
+            f"epoch={self.claim.epoch}",
+            f"phase={self.phase}",
+            f"sequence={self.feed.last_sequence}",
+            f"follower_lag={'none' if lag is None else lag}",
+            f"nodes={len(self.nodes.links())}",
+            f"transactions={self.group.transactions}",
+            f"groups={self.group.groups}",
+            f"seals={self.nodes.seals_done}",
+        ]
+        return m.PartStateReply(self.env.settings.part, "", self.claim.incarnation, "active", facts)
+
+
+def _without_grant(reply: m.Message) -> m.Message:
+    """A stored or shared answer holds no grant: a token is given to one node, once."""
+    if isinstance(reply, m.OpenReply) and reply.grant is not None:
+        return dataclasses.replace(reply, grant=None)
+    return reply
+
+
+def _retrieved(future: asyncio.Future[m.Message]) -> None:
+    if not future.cancelled():
+        future.exception()

@@ -1,0 +1,385 @@
+"""The authority's side of the nodes: streams, recall, detach, and sealing those that do not answer.
+
+Theory. A token or a handle leaves a node in one of two ways: the node answers ``Recall`` or
+``Detach`` (it drained, and its answer carries every record that the authority does not have), or
+its data log is sealed and the tail replayed. "I know of no such token" is no answer (R2): only
+*that* incarnation's answer or its seal counts. Sealing is winning claim 2 of the node's data-log
+role; from then on the node's own check fails before every acknowledgement and every read reply
+(R3), so a node that was only slow or frozen can neither acknowledge nor serve, whatever it
+believes.
+
+Evidence (R14). A node is sealed at once when its stream was reset and a new connection is refused
+or answered by another incarnation. When it is silent or slow, a limit has to pass first. In both
+cases the authority first completes a durable store operation of its own within the limit.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from sofs.services.authority.state import AuthorityState
+
+from sofs.core.messages import (
+    BoundHandle,
+    Commit,
+    CommitReply,
+    Detach,
+    Done,
+    HeldLock,
+    Hello,
+    LockUpdate,
+    Message,
+    QuerySize,
+    Recall,
+    SizeReply,
+)
+from sofs.core.record import DataHeader, RecordKind, unpack_data_header
+from sofs.errors import (
+    Fenced,
+    OutcomeUnknown,
+    ProtocolError,
+    SofsError,
+    Unavailable,
+    WrongIncarnation,
+)
+from sofs.ids import Epoch, Incarnation
+from sofs.ports.log import Claim, SealedLog
+from sofs.ports.stream import Envelope
+from sofs.services.authority.blocked import Blocked, HandleRef, TokenRef
+from sofs.services.authority.env import AuthorityEnv, node_role
+from sofs.services.authority.group_log import GroupLog
+from sofs.services.channel import Channel, expect, open_channel, within
+from sofs.services.tasks import Tasks
+
+log = logging.getLogger("sofs.authority")
+
+SEALS_AT_ONCE_MAX = 4
+
+
+@dataclass(slots=True)
+class NodeLink:
+    """A registered node: its stream, and who it is."""
+
+    incarnation: bytes
+    name: str
+    endpoint: str
+    log_id: int
+    channel: Channel
+
+
+class Nodes:
+    """All nodes of the volume, by incarnation, as this authority's life knows them."""
+
+    def __init__(
+        self,
+        env: AuthorityEnv,
+        incarnation: bytes,
+        state: AuthorityState,
+        group: GroupLog,
+        tasks: Tasks,
+        handles_orphaned: Callable[[Sequence[int]], None],
+    ) -> None:
+        self._env = env
+        self._incarnation = incarnation
+        self._state = state
+        self._group = group
+        self._tasks = tasks
+        self._handles_orphaned = handles_orphaned
+        self._links: dict[bytes, NodeLink] = {}
+        self._seals: dict[bytes, asyncio.Task[None]] = {}
+        self._recalls: dict[tuple[int, bytes], asyncio.Task[None]] = {}
+        self._registered: dict[bytes, asyncio.Future[None]] = {}
+        self.seals_done = 0
+
+    def links(self) -> list[NodeLink]:
+        return [link for link in self._links.values() if link.channel.alive]
+
+    def link(self, incarnation: bytes) -> NodeLink | None:
+        link = self._links.get(incarnation)
+        return link if link is not None and link.channel.alive else None
+
+    def register(self, link: NodeLink) -> None:
+        """A node (re)registered: its older stream, if any, is ended; who waits for it goes on."""
+        older = self._links.get(link.incarnation)
+        if older is not None and older.channel is not link.channel:
+            older.channel.end(Unavailable("the node registered over another stream"))
+        self._links[link.incarnation] = link
+        waiter = self._registered.pop(link.incarnation, None)
+        if waiter is not None and not waiter.done():
+            waiter.set_result(None)
+        self._tasks.spawn(self._watch(link), f"watch {link.name}")
+
+    async def _watch(self, link: NodeLink) -> None:
+        """Investigate a node whose stream was reset, at once; silence alone waits for somebody's
+        need."""
+        await link.channel.ended
+        if self._links.get(link.incarnation) is link and not self._is_sealed(link.incarnation):
+            await self.investigate(link.incarnation)
+
+    def _is_sealed(self, incarnation: bytes) -> bool:
+        return incarnation in self._seals or not self._state.is_live_node(incarnation)
+
+    # Evidence
+    # --------------------------------------------------------------------------------------
+
+    async def investigate(self, incarnation: bytes) -> bool:
+        """Seal the node if its host says that it is gone; return whether it is sealed now."""
+        if await self._is_gone(incarnation):
+            await self._accuse(incarnation, silent=False)
+            return True
+        return False
+
+    async def _is_gone(self, incarnation: bytes) -> bool:
+        """Ask the node's endpoint: True when nobody listens there, or another incarnation
+        answers."""
+        endpoint = self._state.node_endpoint(incarnation)
+        if endpoint is None:
+            return False
+        try:
+            channel = await open_channel(
+                self._env.transport,
+                self._env.clock,
+                endpoint,
+                "ping",
+                Hello(sender=self._incarnation, target=incarnation),
+                _ignore,
+                name=f"ping {endpoint}",
+                on_crash=_reraise,
+                timeout_ms=self._env.settings.recall_ms,
+            )
+        except WrongIncarnation:
+            return True
+        except Unavailable as error:
+            return error.refused
+        except SofsError:
+            return False
+        await channel.close()
+        return False
+
+    def limit_ms(self, incarnation: bytes) -> int:
+        env = self._env
+        role = self._state.node_name(incarnation) or incarnation.hex()
+        return env.suspicion.limit_ms(role, env.settings.recall_ms, env.clock.monotonic_ms())
+
+    async def _accuse(self, incarnation: bytes, *, silent: bool) -> None:
+        """Seal a node after our own disk proved that it works within the limit."""
+        env = self._env
+        await within(
+            env.clock,
+            self.limit_ms(incarnation),
+            env.fenced.probe_latency(),
+            "our own store, before accusing a node",
+        )
+        if silent and incarnation not in self._seals:
+            role = self._state.node_name(incarnation) or incarnation.hex()
+            env.suspicion.claimed(role, env.clock.monotonic_ms())
+        await self.seal(incarnation)
+
+    async def seal_silent(self, incarnation: bytes) -> None:
+        """Seal a node that let the limit pass."""
+        await self._accuse(incarnation, silent=True)
+
+    # Sealing
+    # ---------------------------------------------------------------------------------------
+
+    async def seal(self, incarnation: bytes) -> None:
+        """Seal the node's data log and replay its tail (once, however many ask); returns when the
+        result is applied. It becomes durable with the group that any dependent reply waits for."""
+        task = self._seals.get(incarnation)
+        if task is None:
+            if not self._state.is_live_node(incarnation):
+                return
+            task = self._tasks.spawn(self._seal(incarnation), f"seal {incarnation.hex()[:8]}")
+            self._seals[incarnation] = task
+        try:
+            await asyncio.shield(task)
+        finally:
+            if task.done():
+                self._seals.pop(incarnation, None)
+
+    async def _seal(self, incarnation: bytes) -> None:
+        env, fenced = self._env, self._env.fenced
+        role = node_role(incarnation)
+        own = await fenced.read_claim(role, 1)
+        if own is None:
+            raise OutcomeUnknown(f"the node {incarnation.hex()} registered without a claim")
+        seal = Claim(
+            role=role,
+            epoch=Epoch(2),
+            incarnation=Incarnation(self._incarnation),
+            nonce=env.entropy.token(16),
+            endpoint=env.endpoint,
+            run_id=env.settings.run_id,
+            part=f"seal by {env.settings.part}",
+        )
+        # Lost means that an earlier authority won it and died before its record: sealed all the
+        # same.
+        await fenced.try_claim(seal)
+        row = self._state.log_of(incarnation)
+        if row is None:
+            return
+        log_id, applied = row
+        sealed = await fenced.seal(own, after_sequence=applied)
+        await self._group.room()
+        with self._group.transaction():
+            if self._state.is_live_node(incarnation):
+                self._state.replay_tail(log_id, data_records(sealed))
+                orphans = self._state.seal_node(incarnation, sealed.last_sequence)
+            else:
+                orphans = []
+        self.seals_done += 1
+        self._handles_orphaned(orphans)
+        link = self._links.pop(incarnation, None)
+        if link is not None:
+            link.channel.end(WrongIncarnation("the node's data log was sealed"))
+        log.info(
+            "sealed node %s at %d, tail of %d records",
+            incarnation.hex()[:8],
+            sealed.last_sequence,
+            len(sealed.records),
+        )
+
+    # Asking nodes
+    # ----------------------------------------------------------------------------------
+
+    async def clear(self, blocked: Blocked) -> None:
+        """Do what stands in an operation's way; afterwards the operation is tried again from its
+        start."""
+        work = [self.recall(token) for token in blocked.recall]
+        by_node: dict[bytes, list[HandleRef]] = {}
+        for handle in blocked.detach:
+            by_node.setdefault(handle.incarnation, []).append(handle)
+        work.extend(self.detach(node, handles, blocked.code) for node, handles in by_node.items())
+        work.extend(self.seal(incarnation) for incarnation in blocked.seal)
+        results = await asyncio.gather(*work, return_exceptions=True)
+        for result in results:
+            if isinstance(result, BaseException):
+                raise result
+
+    async def _ask(
+        self, incarnation: bytes, request: Message, what: str
+    ) -> tuple[NodeLink, Message] | None:
+        """Send a request to a node and return its answer; None when the node was sealed instead.
+
+        A node without a stream has the limit to register again; a node that is gone is sealed at
+        once.
+        """
+        limit = self.limit_ms(incarnation)
+        clock = self._env.clock
+        start = clock.monotonic_ms()
+        while True:
+            if not self._state.is_live_node(incarnation):
+                return None
+            left = limit - (clock.monotonic_ms() - start)
+            if left <= 0:
+                await self._accuse(incarnation, silent=True)
+                return None
+            link = self.link(incarnation)
+            try:
+                if link is None:
+                    if await self.investigate(incarnation):
+                        return None
+                    await within(clock, left, self._wait_registered(incarnation), "registration")
+                    continue
+                reply, _ = await within(clock, left, link.channel.call(request), what)
+            except Unavailable:
+                continue
+            except Fenced:
+                # The node itself found that its data log is sealed: do our half of it.
+                await self.seal(incarnation)
+                return None
+            return link, reply
+
+    async def _wait_registered(self, incarnation: bytes) -> None:
+        if self.link(incarnation) is None:
+            waiter = self._registered.get(incarnation)
+            if waiter is None or waiter.done():
+                waiter = asyncio.get_running_loop().create_future()
+                self._registered[incarnation] = waiter
+            await asyncio.shield(waiter)
+
+    async def recall(self, token: TokenRef) -> None:
+        """Get a token back: answered, or the holder's log sealed. One recall a token at a time."""
+        key = (token.ino, token.incarnation)
+        task = self._recalls.get(key)
+        if task is None:
+            task = self._tasks.spawn(self._recall(token), f"recall {token.ino}")
+            self._recalls[key] = task
+            task.add_done_callback(lambda _: self._recalls.pop(key, None))
+        await asyncio.shield(task)
+
+    async def _recall(self, token: TokenRef) -> None:
+        request = Recall(token.ino, token.generation)
+        answer = await self._ask(token.incarnation, request, f"recall of file {token.ino}")
+        if answer is None:
+            return
+        commit = expect((answer[1], b""), CommitReply).commit
+        with self._group.transaction():
+            self._state.token_returned(token.ino, token.incarnation, token.generation, commit)
+
+    async def detach(self, incarnation: bytes, handles: Sequence[HandleRef], code: str) -> None:
+        """Make a node let go of handles: it drained them and sent everything, or its log is
+        sealed."""
+        bound = [BoundHandle(handle.handle, handle.generation) for handle in handles]
+        answer = await self._ask(incarnation, Detach(bound, code), "detach")
+        if answer is None:
+            return
+        commit = expect((answer[1], b""), CommitReply).commit
+        with self._group.transaction():
+            self._state.detached([h.handle for h in handles], incarnation, commit)
+        self._handles_orphaned([h.handle for h in handles])
+
+    async def update_locks(
+        self, ino: int, holders: Sequence[TokenRef], locks: Sequence[HeldLock]
+    ) -> None:
+        """Return when every other holder of a token of the file knows the new lock table, or is
+        sealed."""
+        results = await asyncio.gather(
+            *(
+                self._ask(
+                    holder.incarnation,
+                    LockUpdate(ino, holder.generation, list(locks)),
+                    f"lock table of file {ino}",
+                )
+                for holder in holders
+            ),
+            return_exceptions=True,
+        )
+        for result in results:
+            if isinstance(result, BaseException):
+                raise result
+            if result is not None:
+                expect((result[1], b""), Done)
+
+    async def query_size(self, holder: TokenRef) -> SizeReply | None:
+        """Ask the holder of DIRECT_RW for size and time; None when it was sealed or gave the token
+        back."""
+        request = QuerySize(holder.ino, holder.generation)
+        answer = await self._ask(holder.incarnation, request, f"size of file {holder.ino}")
+        return None if answer is None else expect((answer[1], b""), SizeReply)
+
+
+def data_records(sealed: SealedLog) -> list[tuple[DataHeader, int, int, int, Sequence[int]]]:
+    """The data records of a sealed tail, as ``AuthorityState.replay_tail`` takes them."""
+    return [
+        (unpack_data_header(r.extension), r.sequence, r.segment, r.payload_offset, r.sums)
+        for r in sealed.records
+        if r.kind is RecordKind.DATA
+    ]
+
+
+def check_commit(commit: Commit, log_id: int) -> None:
+    """A node speaks for its own log only."""
+    if commit.log_id not in (0, log_id):
+        raise ProtocolError(f"a commit of log {commit.log_id} came from the owner of log {log_id}")
+
+
+def _ignore(channel: Channel, envelope: Envelope) -> None:
+    return None
+
+
+def _reraise(error: BaseException) -> None:
+    raise error
