@@ -43,6 +43,8 @@ _SEGMENT: Final = struct.Struct("<8sHHI16s16sQQQ")
 _DATA: Final = struct.Struct("<QQIIQQQQQqBB6x")
 _SEED: Final = struct.Struct("<IQ")
 SEGMENT_HEADER_BYTES: Final = 128
+KIND_AT: Final = 6  # Where a record's fixed header holds its kind ...
+NONCE_AT: Final = 48  # ... and the nonce of its log (to search for either).
 DATA_EXTENSION_BYTES: Final = _DATA.size
 PAYLOAD_BYTES_MAX: Final = 64 * 1024 * 1024  # A changeset or data record; larger is never written.
 
@@ -283,6 +285,11 @@ def decode_record(
         known, segment, sequence, durable_to, incarnation, extension, sums, payload,
         base + at + length, base + at + aligned(length + payload_bytes), flags,
     )  # fmt: skip
+
+
+def record_start(record: Record) -> int:
+    """Return the offset in its segment at which a record starts."""
+    return record.payload_offset - header_bytes(len(record.extension), len(record.sums))
 
 
 def record_segment(record: Buffer) -> int:

@@ -176,9 +176,12 @@ class FencedStore(Protocol):
         ``first_sequence``."""
         ...
 
-    async def peek_log(self, claim: Claim, *, records_max: int) -> Sequence[Record]:
-        """Return up to ``records_max`` whole records from the log's start, without sealing (for
-        lineage)."""
+    async def peek_log(
+        self, claim: Claim, *, records_max: int, after_sequence: int = 0
+    ) -> Sequence[Record]:
+        """Return up to ``records_max`` whole records above ``after_sequence``, without sealing (for
+        lineage, and for followers: what follows a record that the owner called durable may yet be
+        cut)."""
         ...
 
     async def seal(

@@ -1,0 +1,25 @@
+"""Storage: drivers, claims and fenced logs, the state database, recovery.
+
+Start here: ``attach(url)`` gives a probed ``Store``, ``open_fenced`` the claims and logs on it,
+``ApswState`` the tables of an authority, ``runtime`` the clocks, chance and threads of a real
+process.
+"""
+
+from __future__ import annotations
+
+from sofs.storage.fenced import StoreFences, open_fenced
+from sofs.storage.local import LocalAppendStore
+from sofs.storage.logbase import LogOptions
+from sofs.storage.runtime import SystemClock, SystemEntropy, ThreadBlocking
+from sofs.storage.state import ApswState
+
+__all__ = [
+    "ApswState",
+    "LocalAppendStore",
+    "LogOptions",
+    "StoreFences",
+    "SystemClock",
+    "SystemEntropy",
+    "ThreadBlocking",
+    "open_fenced",
+]

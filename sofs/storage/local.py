@@ -1,18 +1,21 @@
 """The append driver: a folder on a local or coherent cluster file system (R3, R6, R11).
 
-Why safe. *Exclusive create*: the object is written and fsynced under a temporary name and then linked to
-its key. ``link`` is atomic and refuses an existing name, so exactly one caller wins, an object that can
-be seen is complete, and after the folder's fsync it stays. A caller that loses compares the bytes: its
-own (a retry after a lost reply) are a win. The folder is fsynced in both cases, since a loser acts on what
-it saw. *Segments* are created with O_EXCL and written by their one owner at offsets that it decides.
-*Guards* hold the claim folder's descriptor: a path may silently lead elsewhere after a lazy unmount, the
-descriptor cannot. Only ENOENT in a folder that still has links means "absent".
+Why safe. *Exclusive create*: the object is written and fsynced under a temporary name and then
+linked to its key. ``link`` is atomic and refuses an existing name, so exactly one caller wins, an
+object that can be seen is complete, and after the folder's fsync it stays. A caller that loses
+compares the bytes: its own (a retry after a lost reply) are a win. The folder is fsynced in both
+cases, since a loser acts on what it saw. *Segments* are created with O_EXCL and written by their
+one owner at offsets that it decides. *Guards* hold the claim folder's descriptor: a path may
+silently lead elsewhere after a lazy unmount, the descriptor cannot. Only ENOENT in a folder that
+still has links means "absent".
 
-May fail: everything, typed and with the key. A failed or short write or sync is never retried here. What
-fsspec offers (check-then-create, copy without fsync, listings that omit errors) is used for URLs only.
+May fail: everything, typed and with the key. A failed or short write or sync is never retried
+here. What fsspec offers (check-then-create, copy without fsync, listings that omit errors) is used
+for URLs only.
 
-Temporary names start with a dot, which no key may; listings leave them out. ``clean_temporaries`` removes
-those that are old; removing one in use is harmless, as its owner's ``link`` then fails before any effect.
+Temporary names start with a dot, which no key may; listings leave them out. ``clean_temporaries``
+removes those that are old; removing one in use is harmless, as its owner's ``link`` then fails
+before any effect.
 """
 
 from __future__ import annotations
@@ -42,13 +45,15 @@ KNOWN_FOLDERS_MAX: Final = 4096  # Folders remembered as durable; forgetting cos
 def check_key(key: str) -> str:
     """Return ``key`` if it is a valid key, else raise InvalidParameter."""
     if _KEY.fullmatch(key) is None:
-        raise InvalidParameter(f"{key!r} is no key: use components of a-z 0-9 . _ - between slashes")
+        raise InvalidParameter(
+            f"{key!r} is no key: use components of a-z 0-9 . _ - between slashes"
+        )
     return key
 
 
 def write_all(calls: OsCalls, fd: int, buffers: Sequence[Buffer], offset: int) -> None:
-    """Write all ``buffers`` at ``offset`` in as few calls as the system allows; raises OSError(EIO) when
-    the system wrote less than it was given."""
+    """Write all ``buffers`` at ``offset`` in as few calls as the system allows; raises
+    OSError(EIO) when the system wrote less than it was given."""
     for start in range(0, len(buffers), _IOV_MAX):
         part = buffers[start : start + _IOV_MAX]
         expected = sum(map(len, part))
@@ -170,7 +175,8 @@ class LocalSegmentReader:
 
 
 class LocalGuard:
-    """The claim check: one ``stat`` relative to the folder that was opened when the claim was won."""
+    """The claim check: one ``stat`` relative to the folder that was opened when the claim was
+    won."""
 
     def __init__(self, calls: OsCalls, folder: str, fd: int) -> None:
         self._calls = calls
@@ -246,7 +252,8 @@ class LocalAppendStore:
             won = False
         except OSError as error:
             self._discard(temporary)
-            # These refusals are made before any effect; anything else may come from a reply that was lost.
+            # These refusals are made before any effect; anything else may come from a reply that
+            # was lost.
             unknown = error.errno in (errno.EIO, errno.ETIMEDOUT, errno.ESTALE, errno.EINTR)
             raise store_error(error, "create", key, unknown=unknown) from error
         try:
@@ -358,7 +365,8 @@ class LocalAppendStore:
             self._calls.fsync(fd)
             _sync_folder(self._calls, folder)
         except OSError as error:
-            # Nobody else ever opens a segment that its log did not reach, so the name is free again.
+            # Nobody else ever opens a segment that its log did not reach, so the name is free
+            # again.
             self._calls.close(fd)
             self._discard(path)
             raise store_error(error, "prepare the segment", key) from error
@@ -382,8 +390,8 @@ class LocalAppendStore:
         return LocalGuard(self._calls, folder, fd)
 
     def clean_temporaries(self, *, older_than_s: float = TEMPORARY_AGE_S) -> int:
-        """Remove temporary names older than ``older_than_s`` seconds and return how many. Ages are taken
-        between two file times of the backend itself, so the host's clock does not matter."""
+        """Remove temporary names older than ``older_than_s`` seconds and return how many. Ages are
+        taken between two file times of the backend itself, so the host's clock does not matter."""
         marker = f"{self._root}/.now.{self._calls.token()}{_TEMPORARY_END}"
         removed = 0
         try:
@@ -417,9 +425,10 @@ class LocalAppendStore:
         return f"{self._root}/{check_key(key)}"
 
     def _ensure_folder(self, path: str) -> None:
-        """Create the folder and its parents up to the root durably. A folder that exists may have been
-        made by somebody who has not synced it yet, so its parent is synced by whoever creates in it:
-        only the first use pays, as the fast path finds the folder in ``_durable_folders``."""
+        """Create the folder and its parents up to the root durably. A folder that exists may have
+        been made by somebody who has not synced it yet, so its parent is synced by whoever creates
+        in it: only the first use pays, as the fast path finds the folder in
+        ``_durable_folders``."""
         if path in self._durable_folders:
             return
         if path != self._root:

@@ -1,8 +1,8 @@
 """The system calls of the local driver, in one small object.
 
-Everything that touches the disk goes through one ``OsCalls``, one method a system call, so that a test
-can fail, freeze or kill the process at each of them, or model what a power loss takes. Nothing here
-decides anything; errors are the system's own ``OSError``.
+Everything that touches the disk goes through one ``OsCalls``, one method a system call, so that a
+test can fail, freeze or kill the process at each of them, or model what a power loss takes.
+Nothing here decides anything; errors are the system's own ``OSError``.
 """
 
 from __future__ import annotations

@@ -1,14 +1,16 @@
 """Real time, chance and threads: the system's implementations of ``sofs.ports.runtime``.
 
-Threads. A *lane* is one thread fed by a ``SimpleQueue``; a call's steps run back to back in one hop, so a
-log's write, sync and check cost one hand-over to the thread and one back. Results come back through a
-mailbox per event loop: threads append to a deque and wake the loop only if no wake-up is under way, so a
-burst of completions costs one write to the loop's self-pipe. A lane's thread ends after it has been idle
-for LANE_IDLE_S, because lanes are named after logs, and logs come and go. The lane ``""`` is a pool.
+Threads. A *lane* is one thread fed by a ``SimpleQueue``; a call's steps run back to back in one
+hop, so a log's write, sync and check cost one hand-over to the thread and one back. Results come
+back through a mailbox per event loop: threads append to a deque and wake the loop only if no
+wake-up is under way, so a burst of completions costs one write to the loop's self-pipe. A lane's
+thread ends after it has been idle for LANE_IDLE_S, because lanes are named after logs, and logs
+come and go. The lane ``""`` is a pool.
 
 May fail: more than PENDING_CALLS_MAX calls waiting for the pool is ``LimitExceeded``; a call after
-``close`` is ``Unavailable``. If the caller is cancelled, its steps run to their end all the same (a write
-cannot be called back); an unexpected error of such a call goes to the loop's exception handler.
+``close`` is ``Unavailable``. If the caller is cancelled, its steps run to their end all the same
+(a write cannot be called back); an unexpected error of such a call goes to the loop's exception
+handler.
 """
 
 from __future__ import annotations
@@ -75,8 +77,8 @@ class _Mailbox:
         self._woken = False
 
     def post(self, call: _Call, results: list[object], error: BaseException | None) -> None:
-        """Called by threads. The item is queued before ``_woken`` is read, and ``_deliver`` clears it
-        before it drains: whoever sees it set knows that a drain is still to come."""
+        """Called by threads. The item is queued before ``_woken`` is read, and ``_deliver`` clears
+        it before it drains: whoever sees it set knows that a drain is still to come."""
         self._done.append((call, results, error))
         if not self._woken:
             self._woken = True
@@ -127,7 +129,9 @@ _Queue = SimpleQueue[_Call | None]
 class ThreadBlocking:
     """Blocking work on threads: one per lane, POOL_THREADS for the lane ``""``."""
 
-    def __init__(self, *, pool_threads: int = POOL_THREADS, lane_idle_s: float = LANE_IDLE_S) -> None:
+    def __init__(
+        self, *, pool_threads: int = POOL_THREADS, lane_idle_s: float = LANE_IDLE_S
+    ) -> None:
         self._pool_threads_max = pool_threads
         self._lane_idle_s = lane_idle_s
         self._lock = threading.Lock()
@@ -170,10 +174,10 @@ class ThreadBlocking:
             self._refuse_if_closed()
             if self._pool.qsize() >= PENDING_CALLS_MAX:
                 raise LimitExceeded(f"{PENDING_CALLS_MAX} blocking calls wait; try again")
-            if not self._pool_idle.acquire(blocking=False):
-                if self._pool_threads < self._pool_threads_max:
-                    self._pool_threads += 1
-                    self._start(self._serve_pool)
+            idle = self._pool_idle.acquire(blocking=False)
+            if not idle and self._pool_threads < self._pool_threads_max:
+                self._pool_threads += 1
+                self._start(self._serve_pool)
             self._pool.put(call)
 
     def _refuse_if_closed(self) -> None:
@@ -181,7 +185,8 @@ class ThreadBlocking:
             raise Unavailable("this process is stopping; connect to another address")
 
     def _start(self, serve: Callable[..., None], *arguments: object) -> None:
-        """Start a thread. It is a daemon: a device that hangs must not keep the process from ending."""
+        """Start a thread. It is a daemon: a device that hangs must not keep the process from
+        ending."""
         thread = threading.Thread(target=serve, args=arguments, name="sofs-blocking", daemon=True)
         self._threads = [t for t in self._threads if t.is_alive()]
         thread.start()

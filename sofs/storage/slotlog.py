@@ -1,0 +1,300 @@
+"""The log of a slot backend (R12): one object per batch, existence decided by ``put_if_absent``
+alone.
+
+Why safe. Slot n is put only after slots 0..n-1 were won, so acknowledging in slot order comes for
+free. A successor walks the slots upward and puts a fence in the first free one: from then on the
+owner loses that slot, and learns that it is fenced; whatever it won before, the successor has
+read. A put whose outcome is open is sent again with the same bytes, which hold the log's secret
+nonce and are written to one slot only: finding them there is a win. After PUT_TRIES_MAX the log
+ends, and the successor decides. Fences are never deleted, slots in ascending order only, and slot
+0 (which holds the lineage) last.
+
+An object is a segment header and records; its number is the slot's. Objects are whole or absent:
+one that does not verify is corruption, there are no torn tails.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+from sofs.constants import BLOCK_BYTES
+from sofs.core.record import (
+    PAYLOAD_BYTES_MAX,
+    SEGMENT_HEADER_BYTES,
+    Record,
+    RecordKind,
+    decode_record,
+    decode_segment_header,
+    encode_record,
+    encode_segment_header,
+    record_bytes,
+)
+from sofs.errors import Corrupt, Fenced, LimitExceeded, MessageTooLarge, StoreUnknown
+from sofs.ports.log import Claim, SealedLog
+from sofs.ports.runtime import Blocking, Clock, Entropy
+from sofs.ports.store import Buffer, Lost, Store, Won
+from sofs.storage.logbase import BaseLog, Batch, LogOptions
+from sofs.storage.names import claim_key, log_folder, number_of, slot_key
+
+PUT_TRIES_MAX: Final = 4
+PUT_RETRY_MS: Final = 50
+FENCE_TRIES_MAX: Final = (
+    100_000  # Slots that a live owner may win while its successor puts the fence.
+)
+
+
+class _SlotBatch(Batch):
+    __slots__ = ("at", "buffers", "slot")
+
+    def __init__(self, first: int, slot: int) -> None:
+        super().__init__(first)
+        self.slot = slot
+        self.at = SEGMENT_HEADER_BYTES
+        self.buffers: list[Buffer] = []
+
+
+class SlotLog(BaseLog):
+    """The LogWriter of a slot backend."""
+
+    def __init__(
+        self,
+        store: Store,
+        claim: Claim,
+        first_sequence: int,
+        blocking: Blocking,
+        clock: Clock,
+        options: LogOptions,
+    ) -> None:
+        super().__init__(claim, first_sequence, blocking, options)
+        self._store = store
+        self._clock = clock
+        self._next_slot = 0
+        self._retries = 0
+
+    async def room(self, n_bytes: int) -> None:
+        """Wait while too much is queued. A slot backend has no room to reserve: one that is full
+        answers the put itself, and ends the log."""
+        if n_bytes > PAYLOAD_BYTES_MAX:
+            raise MessageTooLarge(f"a record holds at most {PAYLOAD_BYTES_MAX} bytes")
+        while self._ended is None and self._queued_bytes > self._options.queue_bytes_max:
+            await self.durable(self._durable + 1)
+        if self._ended is not None:
+            raise self._refusal()
+
+    def _place(
+        self, payload_bytes: int, extension_bytes: int, block_sums: bool
+    ) -> tuple[int, int, Batch]:
+        blocks = payload_bytes // BLOCK_BYTES if block_sums else 0
+        size = record_bytes(payload_bytes, extension_bytes, blocks)
+        batch = self._open
+        if batch is not None and batch.n_bytes + size > self._options.batch_bytes_max:
+            self._queue.append(batch)
+            batch = None
+        if batch is None:
+            batch = self._open = _SlotBatch(self._next, self._next_slot)
+            self._next_slot += 1
+        assert isinstance(batch, _SlotBatch)
+        return batch.slot, batch.at, batch
+
+    def _put(self, batch: Batch, buffers: Sequence[Buffer], n_bytes: int) -> None:
+        assert isinstance(batch, _SlotBatch)
+        batch.buffers.extend(buffers)
+        batch.at += n_bytes
+
+    async def _make_durable(self, batch: Batch) -> None:
+        assert isinstance(batch, _SlotBatch)
+        claim = self._claim
+        key = slot_key(claim.role, claim.epoch, batch.slot)
+        header = _header(claim, batch.slot, batch.first)
+        data = b"".join((header, *batch.buffers))
+        for attempt in range(PUT_TRIES_MAX):
+            try:
+                [outcome] = await self._blocking.run(
+                    self._lane, lambda: self._store.put_if_absent(key, data)
+                )
+            except StoreUnknown:
+                if attempt == PUT_TRIES_MAX - 1:
+                    raise
+                self._retries += 1
+                await self._clock.sleep_ms(PUT_RETRY_MS)
+                continue
+            if isinstance(outcome, Won):
+                return
+            raise Fenced(f"slot {key} was taken by a successor of epoch {claim.epoch}")
+
+    async def check(self) -> None:
+        """A strongly consistent read of the successor's claim; a round trip to the backend."""
+        if self._ended is not None:
+            raise self._refusal()
+        self._checks += 1
+        key = claim_key(self._claim.role, self._claim.epoch + 1)
+        [found] = await self._blocking.run("", lambda: self._store.get(key))
+        if found is not None:
+            self._end(Fenced(f"{key} exists; look the owner up again"))
+            raise self._refusal()
+
+    def counters(self) -> dict[str, int]:
+        return {
+            **super().counters(),
+            "slots": self._next_slot,
+            "retries": self._retries,
+            "syncs": 0,
+        }
+
+    async def _release(self) -> None:
+        """A slot log holds nothing."""
+
+
+def _header(claim: Claim, slot: int, first_sequence: int) -> bytes:
+    return encode_segment_header(
+        nonce=claim.nonce,
+        incarnation=claim.incarnation,
+        epoch=claim.epoch,
+        segment=slot,
+        first_sequence=first_sequence,
+    )
+
+
+class _SlotWalk:
+    """Reads a log slot by slot; ``fence`` ends it."""
+
+    def __init__(self, store: Store, claim: Claim, *, after: int, known_durable: int) -> None:
+        self._store = store
+        self._claim = claim
+        self._after = after
+        self._known = known_durable
+        self.records: list[Record] = []
+        self.first_sequence = self.next_sequence = after + 1
+        self.slot = 0
+        self.fenced = False
+
+    def _key(self, slot: int) -> str:
+        return slot_key(self._claim.role, self._claim.epoch, slot)
+
+    def start(self) -> None:
+        """Find the slot to begin with: the last that starts at or below what is not known as
+        durable."""
+        slots = sorted(
+            map(number_of, self._store.list(log_folder(self._claim.role, self._claim.epoch)))
+        )
+        if not slots:
+            return
+        if slots[0] != 0:
+            raise Corrupt(f"{self._key(0)} is missing; restore it from a copy")
+        self.first_sequence = self.next_sequence = self._first_of(0)
+        low, high = 0, len(slots) - 1
+        while low < high:
+            middle = (low + high + 1) // 2
+            if self._first_of(slots[middle]) <= self._known + 1:
+                low = middle
+            else:
+                high = middle - 1
+        self.slot = slots[low]
+        self.next_sequence = self._first_of(self.slot)
+
+    def _first_of(self, slot: int) -> int:
+        head = self._store.read(self._key(slot), 0, SEGMENT_HEADER_BYTES)
+        header = decode_segment_header(head, nonce=self._claim.nonce, segment=slot)
+        if header is None:
+            raise Corrupt(f"{self._key(slot)} is damaged at offset 0; restore it from a copy")
+        return header.first_sequence
+
+    def read_to_free_slot(self, *, records_max: int | None = None) -> None:
+        """Read slots from ``slot`` on until one is absent or holds a fence."""
+        while not self.fenced:
+            if records_max is not None and len(self.records) >= records_max:
+                del self.records[records_max:]
+                return
+            data = self._store.get(self._key(self.slot))
+            if data is None:
+                return
+            self.take(data)
+
+    def take(self, data: bytes) -> None:
+        """Take the contents of the current slot."""
+        key, nonce, slot = self._key(self.slot), self._claim.nonce, self.slot
+        header = decode_segment_header(data, nonce=nonce, segment=slot)
+        if header is None:
+            raise Corrupt(f"{key} is damaged at offset 0; restore it from a copy")
+        if slot == 0:
+            self.first_sequence = self.next_sequence = header.first_sequence
+        at = SEGMENT_HEADER_BYTES
+        while at < len(data):
+            record = decode_record(data, at, nonce=nonce, segment=slot)
+            if record is None or record.sequence != self.next_sequence:
+                raise Corrupt(
+                    f"{key} is damaged at offset {at}, sequence {self.next_sequence}; "
+                    "restore it from a copy"
+                )
+            if record.kind is RecordKind.FENCE:
+                self.fenced = True
+                return
+            self.next_sequence += 1
+            at = record.end_offset
+            if record.sequence > self._after:
+                self.records.append(record)
+        self.slot += 1
+
+    def put_fence(self, token: bytes) -> None:
+        """Put a fence in the first free slot, taking what the owner wins meanwhile."""
+        for _ in range(FENCE_TRIES_MAX):
+            self.read_to_free_slot()
+            if self.fenced:
+                break
+            header, padding, _ = encode_record(
+                RecordKind.FENCE,
+                nonce=self._claim.nonce,
+                incarnation=token,
+                segment=self.slot,
+                sequence=self.next_sequence,
+                durable_to=0,
+                payload=(token,),
+            )
+            fence = _header(self._claim, self.slot, self.next_sequence) + header + token + padding
+            outcome = self._put_known(self._key(self.slot), fence)
+            if isinstance(outcome, Won):
+                self.fenced = True
+                break
+            self.take(outcome.existing)
+        else:
+            raise LimitExceeded(f"no free slot found for a fence in {FENCE_TRIES_MAX} tries")
+        if self.next_sequence <= self._known:
+            raise Corrupt(
+                f"{self._key(self.slot)}: the log ends below sequence {self._known}, which was "
+                "durable; restore it from a copy"
+            )
+
+    def _put_known(self, key: str, data: bytes) -> Won | Lost:
+        for attempt in range(PUT_TRIES_MAX):
+            try:
+                return self._store.put_if_absent(key, data)
+            except StoreUnknown:
+                if attempt == PUT_TRIES_MAX - 1:
+                    raise
+        raise AssertionError("unreachable")
+
+
+async def seal_slot_log(
+    store: Store,
+    claim: Claim,
+    blocking: Blocking,
+    entropy: Entropy,
+    *,
+    after: int,
+    known_durable: int,
+) -> SealedLog:
+    """Walk to the first free slot and fence it; see ``FencedStore.seal``."""
+    walk = _SlotWalk(store, claim, after=after, known_durable=known_durable)
+    token = entropy.token(16)
+    await blocking.run("", walk.start, walk.read_to_free_slot, lambda: walk.put_fence(token))
+    return SealedLog(claim, walk.first_sequence, walk.next_sequence - 1, walk.records)
+
+
+async def peek_slot_log(
+    store: Store, claim: Claim, blocking: Blocking, *, records_max: int, after: int
+) -> Sequence[Record]:
+    """Read whole records from the log's start without fencing it."""
+    walk = _SlotWalk(store, claim, after=after, known_durable=after)
+    await blocking.run("", walk.start, lambda: walk.read_to_free_slot(records_max=records_max))
+    return walk.records

@@ -1,0 +1,282 @@
+"""Reading a log: where it ends, and whether that end is a torn tail or corruption (R5).
+
+Theory. Records follow each other with ascending sequences; the first place that holds no whole
+record of the expected sequence ends the log. Two very different things look like that: the tail
+that a crash tore, which was never acknowledged and is cut, and damage to a record that was. They
+are told apart by evidence: each record states the highest sequence of its log that was durable
+when it was written. So after a bad place every 64-byte offset up to the segment's end, and then
+every later segment, is searched for headers of this log. If one of them (or the caller) names the
+missing sequence or a later one as durable, it is corruption.
+
+Why safe. A header counts only if its checksum holds, which is seeded with the log's secret nonce:
+neither old bytes nor contents written by clients can be evidence or pass for a record. A record
+that cannot be told from a torn one was named durable by nobody: at most it is of the last batch.
+
+Data records (with block sums) at or below the evidence are checked by their headers only: their
+pages are verified whenever they are read, and one bad page must not stop the recovery of other
+files. All others are checked whole.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Callable
+from typing import Protocol
+
+from sofs.constants import RECORD_ALIGN_BYTES
+from sofs.core.record import (
+    KIND_AT,
+    NONCE_AT,
+    SEGMENT_HEADER_BYTES,
+    Record,
+    RecordKind,
+    SegmentHeader,
+    decode_record,
+    decode_segment_header,
+)
+from sofs.errors import Corrupt
+
+
+class Pieces(Protocol):
+    """A log's segments as bytes."""
+
+    def numbers(self) -> list[int]:
+        """Numbers of the pieces that exist, ascending."""
+        ...
+
+    def load(self, number: int, offset: int = 0, length: int | None = None) -> bytes:
+        """The piece from ``offset``; without ``length`` to its end."""
+        ...
+
+    def name(self, number: int) -> str: ...
+
+
+def walked(
+    view: memoryview, at: int, *, nonce: bytes, segment: int, base: int = 0
+) -> Record | None:
+    """Return the record at ``view[at]``, verified but for the payload of a record with block
+    sums."""
+    whole = at + KIND_AT >= len(view) or view[at + KIND_AT] != RecordKind.DATA
+    record = decode_record(view, at, nonce=nonce, segment=segment, base=base, verify_payload=whole)
+    if record is not None and not whole and not record.sums:
+        return decode_record(view, at, nonce=nonce, segment=segment, base=base)
+    return record
+
+
+class _Span:
+    """The whole records of one piece: where each starts and where the last (a ROLL too) ends."""
+
+    __slots__ = ("end", "first", "starts")
+
+    def __init__(self, first: int) -> None:
+        self.first = first
+        self.starts: array[int] = array("Q")
+        self.end = SEGMENT_HEADER_BYTES
+
+    @property
+    def last(self) -> int:
+        """Sequence of the last record; a ROLL counts as one more, since it must be there too."""
+        return self.first + len(self.starts) - 1
+
+
+class Walk:
+    """One pass over a log's segments. After ``run``: ``records`` above ``after``,
+    ``first_sequence``, ``next_sequence``, ``durable`` (the evidence), and ``read`` (the pieces
+    looked at)."""
+
+    def __init__(self, pieces: Pieces, nonce: bytes, *, after: int, known_durable: int) -> None:
+        self._pieces = pieces
+        self._nonce = nonce
+        self._after = after
+        self.durable = known_durable
+        self.records: list[Record] = []
+        self.first_sequence = self.next_sequence = after + 1
+        self.read: dict[int, None] = {}
+        self._spans: dict[int, _Span] = {}
+
+    def run(self) -> None:
+        """Read the log to its end. Raises Corrupt, naming the object, the offset and the
+        sequence."""
+        numbers = self._pieces.numbers()
+        index = self._start(numbers)
+        if index is None:
+            return
+        while self._piece(numbers[index], numbers[index + 1 :]):
+            index += 1
+            if index == len(numbers) or numbers[index] != numbers[index - 1] + 1:
+                # The next segment exists durably before the ROLL that leads to it is written.
+                missing = self._pieces.name(numbers[index - 1] + 1)
+                raise Corrupt(f"{missing} is missing; restore it from a copy")
+
+    def _header(self, number: int) -> SegmentHeader | None:
+        head = self._pieces.load(number, 0, SEGMENT_HEADER_BYTES)
+        return decode_segment_header(head, nonce=self._nonce, segment=number)
+
+    def _start(self, numbers: list[int]) -> int | None:
+        """Index of the piece to begin with: the last that starts at or below the first record that
+        is not known as durable. None when the log is empty. Pieces before it may be deleted; piece
+        0, which states where the log begins, goes last."""
+        origin = self._header(0) if numbers and numbers[0] == 0 else None
+        if origin is not None:
+            self.first_sequence = origin.first_sequence
+        if self.durable > 0:
+            for index in range(len(numbers) - 1, -1, -1):
+                header = self._header(numbers[index])
+                if header is not None and header.first_sequence <= self.durable + 1:
+                    self.next_sequence = header.first_sequence
+                    return index
+        if origin is not None:
+            self.next_sequence = origin.first_sequence
+            return 0
+        # No first segment, or a torn one: nothing was ever durable here, or the log is damaged.
+        for number in numbers:
+            self._search(number, self._load(number), 0)
+        if self.durable > 0 or (numbers and numbers[0] != 0):
+            raise Corrupt(
+                f"{self._pieces.name(0)} is missing or damaged at offset 0, and sequence "
+                f"{self.durable} was durable; restore it from a copy"
+            )
+        return None
+
+    def _load(self, number: int) -> bytes:
+        self.read[number] = None
+        return self._pieces.load(number)
+
+    def _piece(self, number: int, later: list[int]) -> bool:
+        """Walk one piece; True when it ends with a ROLL."""
+        data = self._load(number)
+        view = memoryview(data)
+        nonce = self._nonce
+        header = decode_segment_header(view, nonce=nonce, segment=number)
+        if header is None or header.first_sequence != self.next_sequence:
+            self._end(number, 0, data, later)
+            return False
+        span = self._spans[number] = _Span(self.next_sequence)
+        at = SEGMENT_HEADER_BYTES
+        while True:
+            record = walked(view, at, nonce=nonce, segment=number)
+            if record is None or record.sequence != self.next_sequence:
+                self._end(number, at, data, later)
+                return False
+            if record.durable_to > self.durable:
+                self.durable = record.durable_to
+            span.starts.append(at)
+            at = span.end = record.end_offset
+            if record.kind is RecordKind.ROLL:
+                return True
+            self.next_sequence = record.sequence + 1
+            if record.sequence > self._after:
+                self.records.append(record)
+
+    def _end(self, number: int, at: int, data: bytes, later: list[int]) -> None:
+        """The log ends at ``at`` of piece ``number``, unless there is evidence that it went on."""
+        self._search(number, data, at)
+        for other in later:
+            self._search(other, self._load(other), 0)
+        if self.durable >= self.next_sequence:
+            raise Corrupt(
+                f"{self._pieces.name(number)} is damaged at offset {at}: sequence "
+                f"{self.next_sequence} is no whole record, and {self.durable} was durable; "
+                "restore it from a copy"
+            )
+
+    def _search(self, number: int, data: bytes, at: int) -> None:
+        """Look at every aligned offset from ``at`` on for a header of this log, and note what it
+        knows. Looking for the nonce first makes it a memory search."""
+        found = data.find(self._nonce, at)
+        while found >= 0:
+            start = found - NONCE_AT
+            if start >= at and start % RECORD_ALIGN_BYTES == 0:
+                record = decode_record(
+                    data, start, nonce=self._nonce, segment=number, verify_payload=False
+                )
+                if record is not None:
+                    self.durable = max(self.durable, record.durable_to)
+            found = data.find(self._nonce, found + 1)
+
+    def verify_tail(self, load: Callable[[int, int, int], bytes]) -> None:
+        """Walk the part above the evidence once more in freshly loaded bytes, payloads included,
+        and cut the log at the first place that is not whole there. The fresh records replace the
+        others."""
+        first_bad = self.next_sequence
+        fresh: dict[int, Record] = {}
+        for number, span in self._spans.items():
+            if span.last <= self.durable:
+                continue
+            first = max(self.durable + 1, span.first)
+            base = span.starts[first - span.first] if first > span.first else 0
+            view = memoryview(load(number, base, span.end - base))
+            bad = self._verify_span(number, view, base, first, span, fresh)
+            if bad is not None:
+                first_bad = bad
+                break
+        while self.records and self.records[-1].sequence >= first_bad:
+            self.records.pop()
+        self.next_sequence = first_bad
+        for index in range(len(self.records) - 1, -1, -1):
+            found = fresh.get(self.records[index].sequence)
+            if found is None:
+                break
+            self.records[index] = found
+
+    def _verify_span(
+        self,
+        number: int,
+        view: memoryview,
+        base: int,
+        sequence: int,
+        span: _Span,
+        fresh: dict[int, Record],
+    ) -> int | None:
+        """Verify one piece's records from ``sequence`` on; return the first that is not whole."""
+        nonce = self._nonce
+        at = base
+        if base == 0:
+            if decode_segment_header(view, nonce=nonce, segment=number) is None:
+                return sequence
+            at = SEGMENT_HEADER_BYTES
+        while at < span.end:
+            record = decode_record(view, at - base, nonce=nonce, segment=number, base=base)
+            if record is None or record.sequence != sequence:
+                return sequence
+            if record.kind is not RecordKind.ROLL:
+                fresh[sequence] = record
+                sequence += 1
+            at = record.end_offset
+        return None
+
+
+def peek(pieces: Pieces, nonce: bytes, *, records_max: int, after: int) -> list[Record]:
+    """Return up to ``records_max`` whole records above ``after`` from the start of the log on,
+    without judging where they end."""
+    numbers = pieces.numbers()
+    records: list[Record] = []
+    index = 0
+    if after > 0:
+        for candidate in range(len(numbers) - 1, 0, -1):
+            head = pieces.load(numbers[candidate], 0, SEGMENT_HEADER_BYTES)
+            header = decode_segment_header(head, nonce=nonce, segment=numbers[candidate])
+            if header is not None and header.first_sequence <= after + 1:
+                index = candidate
+                break
+    expected = 0
+    for number in numbers[index:]:
+        view = memoryview(pieces.load(number))
+        header = decode_segment_header(view, nonce=nonce, segment=number)
+        if header is None or (expected and header.first_sequence != expected):
+            return records
+        expected = header.first_sequence
+        at = SEGMENT_HEADER_BYTES
+        while True:
+            record = walked(view, at, nonce=nonce, segment=number)
+            if record is None or record.sequence != expected:
+                return records
+            if record.kind is RecordKind.ROLL:
+                break
+            expected += 1
+            at = record.end_offset
+            if record.sequence > after:
+                records.append(record)
+                if len(records) >= records_max:
+                    return records
+    return records
