@@ -1,0 +1,205 @@
+"""Applications under fault: each worker does one kind of work through the SDK and knows what must
+be true.
+
+A worker is one thread with its own client. It counts an operation as acknowledged when the SDK
+returned, and then holds the file system to it: ``verify`` compares what is stored with what was
+acknowledged. An operation that raised anything is an error of the run: the promise is a pause and
+nothing else.
+"""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from collections.abc import Callable
+
+from sofs.client.sync import Share
+
+import sofs
+
+BLOCK = 4096
+
+
+class Worker(threading.Thread):
+    """Repeats ``step`` until told to stop; remembers errors, the longest call, and what is in
+    flight."""
+
+    def __init__(self, name: str, connect: Callable[[], Share], seed: int) -> None:
+        super().__init__(name=name, daemon=True)
+        self.random = random.Random(f"{seed}/{name}")
+        self.errors: list[str] = []
+        self.operations = 0
+        self.longest_ms = 0.0
+        self.began: float | None = None
+        self._connect = connect
+        self._stop_now = threading.Event()
+
+    @property
+    def in_flight(self) -> bool:
+        return self.began is not None
+
+    def run(self) -> None:
+        try:
+            self.share = self._connect()
+            self.set_up()
+            while not self._stop_now.is_set():
+                self.timed(self.step)
+        except Exception as error:
+            self.errors.append(f"{self.name}: {type(error).__name__}: {error}")
+
+    def timed(self, work: Callable[[], None]) -> None:
+        self.began = time.perf_counter()
+        try:
+            work()
+            self.operations += 1
+        finally:
+            self.longest_ms = max(self.longest_ms, (time.perf_counter() - self.began) * 1e3)
+            self.began = None
+
+    def finish(self) -> None:
+        self._stop_now.set()
+        self.join(120)
+        if self.is_alive():
+            self.errors.append(f"{self.name}: still inside a call after 120 s")
+
+    def set_up(self) -> None:
+        """Open what the worker works on."""
+
+    def step(self) -> None:
+        raise AssertionError("a worker does something")
+
+    def verify(self, share: Share) -> list[str]:
+        """Return what is wrong with what is stored, through another client."""
+        return []
+
+
+class BlockWriter(Worker):
+    """Random writes and reads of its own file, unaligned ones too, against a copy in memory."""
+
+    size = 64 * BLOCK
+
+    def set_up(self) -> None:
+        self.model = bytearray(self.size)
+        self.file = self.share.open(f"/{self.name}", "w+b")
+        self.file.pwrite(bytes(self.size), 0)
+
+    def step(self) -> None:
+        offset = self.random.randrange(self.size - 2 * BLOCK)
+        length = self.random.choice((1, 100, BLOCK, BLOCK + 7))
+        if self.random.random() < 0.3:
+            got = self.file.pread(length, offset)
+            if got != self.model[offset : offset + length]:
+                raise AssertionError(f"read at {offset} differs from what was acknowledged")
+            return
+        data = self.random.randbytes(length)
+        self.file.pwrite(data, offset)
+        self.model[offset : offset + length] = data
+
+    def verify(self, share: Share) -> list[str]:
+        got = share.read_file(f"/{self.name}")
+        if got == self.model:
+            return []
+        at = next(i for i in range(len(self.model)) if got[i : i + 1] != self.model[i : i + 1])
+        return [f"{self.name}: differs from what was acknowledged at byte {at}"]
+
+
+class Appender(Worker):
+    """Appends numbered lines to a file that several appenders share: each exactly once, in
+    order."""
+
+    path = "/audit"
+
+    def set_up(self) -> None:
+        self.file = self.share.open(self.path, "ab")
+        self.acknowledged = 0
+        self.offsets: list[int] = []
+
+    def step(self) -> None:
+        line = f"{self.name} {self.acknowledged:08d}\n".encode()
+        self.offsets.append(self.file.append(line))
+        self.acknowledged += 1
+
+    def verify(self, share: Share) -> list[str]:
+        lines = share.read_file(self.path).decode().splitlines()
+        mine = [int(line.split()[1]) for line in lines if line.startswith(f"{self.name} ")]
+        wrong = []
+        if mine != list(range(self.acknowledged)):
+            wrong.append(
+                f"{self.name}: {self.acknowledged} appends acknowledged, the file has {len(mine)} "
+                f"({len(set(mine))} different)"
+            )
+        return wrong
+
+
+class Counter(Worker):
+    """Increments a number in a shared file under a byte-range lock: no increment lost, none
+    doubled."""
+
+    path = "/counter"
+    total = 0
+    total_lock = threading.Lock()
+
+    def set_up(self) -> None:
+        self.file = self.share.open(self.path, "a+b")
+        self.acknowledged = 0
+
+    def step(self) -> None:
+        with self.file.lock(0, 16, wait=30.0):
+            value = int(self.file.pread(16, 0) or b"0")
+            self.file.pwrite(f"{value + 1:016d}".encode(), 0)
+        self.acknowledged += 1
+
+
+class Namer(Worker):
+    """Creates, renames and unlinks names of its own folder against a model."""
+
+    def set_up(self) -> None:
+        self.folder = f"/{self.name}"
+        self.share.mkdir(self.folder)
+        self.model: dict[str, bytes] = {}
+        self.serial = 0
+
+    def step(self) -> None:
+        choice = self.random.random()
+        names = list(self.model)
+        if not names or (choice < 0.5 and len(names) < 200):
+            self.serial += 1
+            name, data = f"f{self.serial}", self.random.randbytes(self.random.choice((0, 10, 5000)))
+            self.share.write_file(f"{self.folder}/{name}", data, exclusive=True)
+            self.model[name] = data
+        elif choice < 0.7:
+            name = self.random.choice(names)
+            self.serial += 1
+            self.share.rename(f"{self.folder}/{name}", f"{self.folder}/r{self.serial}")
+            self.model[f"r{self.serial}"] = self.model.pop(name)
+        elif choice < 0.85:
+            name = self.random.choice(names)
+            self.share.unlink(f"{self.folder}/{name}")
+            del self.model[name]
+        else:
+            name = self.random.choice(names)
+            if self.share.read_file(f"{self.folder}/{name}") != self.model[name]:
+                raise AssertionError(f"{name} differs from what was acknowledged")
+
+    def verify(self, share: Share) -> list[str]:
+        wrong = []
+        if sorted(share.listdir(self.folder)) != sorted(self.model):
+            wrong.append(f"{self.name}: the folder's names differ from what was acknowledged")
+        for name, data in self.model.items():
+            try:
+                if share.read_file(f"{self.folder}/{name}") != data:
+                    wrong.append(f"{self.name}/{name}: contents differ")
+            except sofs.SofsError as error:
+                wrong.append(f"{self.name}/{name}: {error}")
+        return wrong
+
+
+def verify_counter(workers: list[Worker], share: Share) -> list[str]:
+    """The shared number is the sum of all acknowledged increments."""
+    counters = [w for w in workers if isinstance(w, Counter)]
+    if not counters:
+        return []
+    wanted = sum(w.acknowledged for w in counters)
+    got = int(share.read_file(Counter.path) or b"0")
+    return [] if got == wanted else [f"counter: {wanted} increments acknowledged, it says {got}"]
