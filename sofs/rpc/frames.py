@@ -6,9 +6,9 @@ once when written, and read as slices of the bytes that gRPC delivered, so that 
 copied by a protobuf parser. Any protobuf library reads and writes the same bytes.
 
 The reader walks the top level of the message by itself, only to find the bulk data; it takes what
-protobuf takes (fields in any order, unknown fields, the last one of several) and refuses what
-protobuf refuses. Whatever the bytes are, the outcome is envelopes, ProtocolVersion or
-ProtocolError.
+protobuf takes (fields in any order, unknown fields, the last one of several) and refuses at least
+what protobuf refuses (groups and needlessly long numbers too). Whatever the bytes are, the outcome
+is envelopes, ProtocolVersion or ProtocolError.
 """
 
 from __future__ import annotations
@@ -31,7 +31,8 @@ _ENVELOPE_TAG: Final = 2 << 3 | _BYTES
 _PAYLOAD_TAG: Final = 15 << 3 | _BYTES
 _PAYLOAD_TAG_BYTE: Final = bytes((_PAYLOAD_TAG,))
 _FIELD_NUMBER_MAX: Final = (1 << 29) - 1
-_VARINT_BYTES_MAX: Final = 10
+_NUMBER_BYTES_MAX: Final = 10
+_LENGTH_BYTES_MAX: Final = 5  # Of tags and lengths.
 
 assert PROTOCOL_VERSION > 0, "0 means that the frame names no version"
 
@@ -53,10 +54,6 @@ def encode(envelopes: Sequence[Envelope]) -> bytes:
     for envelope in envelopes:
         target = add()
         fill_body(target, envelope.body)
-        if envelope.is_reply:
-            target.is_reply = True
-        if envelope.trace:
-            target.trace = envelope.trace
         data = envelope.data
         n_bytes = data.nbytes if isinstance(data, memoryview) else len(data)
         if n_bytes:
@@ -65,8 +62,12 @@ def encode(envelopes: Sequence[Envelope]) -> bytes:
             parts.append(data)
         try:
             target.call = envelope.call
-        except ValueError as error:
-            raise InvalidParameter(f"call {envelope.call}: {error}; use 0 to 2**64-1") from None
+            if envelope.is_reply:
+                target.is_reply = True
+            if envelope.trace:
+                target.trace = envelope.trace
+        except (TypeError, ValueError) as error:
+            raise InvalidParameter(f"envelope of call {envelope.call}: {error}") from error
     header = frame.SerializeToString()
     frame_bytes = len(header) + payload_bytes
     if payload_bytes:
@@ -123,9 +124,12 @@ def _split(data: bytes) -> tuple[bytes, memoryview]:
         tag = data[at]
         at += 1
         if tag >= 0x80:
-            tag, at = _read_varint(data, field_at)
+            tag, at = _read_varint(data, field_at, _LENGTH_BYTES_MAX)
         if tag in (_ENVELOPE_TAG, _PAYLOAD_TAG):
-            length, at = _read_varint(data, at)
+            if at < end and data[at] < 0x80:
+                length, at = data[at], at + 1
+            else:
+                length, at = _read_varint(data, at, _LENGTH_BYTES_MAX)
             at += length
             if at > end:
                 raise ProtocolError("the frame is cut off within a field")
@@ -136,7 +140,7 @@ def _split(data: bytes) -> tuple[bytes, memoryview]:
                 header.append(data[header_from:field_at])
                 header_from = at
         elif tag == _VERSION_TAG:
-            version, at = _read_varint(data, at)
+            version, at = _read_varint(data, at, _NUMBER_BYTES_MAX)
         else:
             at = _skip(data, tag, at)
     if version & 0xFFFFFFFF != PROTOCOL_VERSION:
@@ -158,13 +162,13 @@ def _skip(data: bytes, tag: int, at: int) -> int:
         raise ProtocolError("the frame holds a field with an impossible number")
     match tag & 7:
         case wire if wire == _VARINT:
-            _, at = _read_varint(data, at)
+            _, at = _read_varint(data, at, _NUMBER_BYTES_MAX)
         case wire if wire == _FIXED64:
             at += 8
         case wire if wire == _FIXED32:
             at += 4
         case wire if wire == _BYTES:
-            length, at = _read_varint(data, at)
+            length, at = _read_varint(data, at, _LENGTH_BYTES_MAX)
             at += length
         case _:
             raise ProtocolError("the frame holds a field of a wire type that SOFS does not use")
@@ -173,14 +177,14 @@ def _skip(data: bytes, tag: int, at: int) -> int:
     return at
 
 
-def _read_varint(data: bytes, at: int) -> tuple[int, int]:
+def _read_varint(data: bytes, at: int, n_bytes_max: int) -> tuple[int, int]:
     """Return the number at ``at`` and where it ends."""
     value = shift = 0
-    for position in range(at, min(at + _VARINT_BYTES_MAX, len(data))):
-        byte = data[position]
-        value |= (byte & 0x7F) << shift
+    for byte in data[at : at + n_bytes_max]:
+        at += 1
         if byte < 0x80:
-            return value, position + 1
+            return value | byte << shift, at
+        value |= (byte & 0x7F) << shift
         shift += 7
     raise ProtocolError("the frame holds a number without an end")
 

@@ -35,6 +35,7 @@ from sofs.rpc.status import status_of_error
 from sofs.rpc.stream import LOST, GrpcStream
 from sofs.rpc.timing import within
 
+STOP_GRACE_MS: Final = 100  # For the ends of the streams to reach their peers.
 CLOSE_MS_MAX: Final = 1_000  # What accepts get to end when their listener closes.
 
 _LOGGER = logging.getLogger(__name__)
@@ -85,7 +86,7 @@ class GrpcListener:
         self._closed = True
         for call in list(self._calls):
             call.stream.end(Unavailable(f"the listener at {self._address} was closed"))
-        await self._server.stop(None)
+        await self._server.stop(STOP_GRACE_MS / 1000)
         tasks = [call.accepted for call in self._calls]
         if tasks and not await within(self._clock, CLOSE_MS_MAX, asyncio.wait(tasks)):
             late = [task for task in tasks if not task.done()]
