@@ -287,6 +287,17 @@ def decode_record(
     )  # fmt: skip
 
 
+def claimed_bytes(buffer: Buffer, at: int) -> int:
+    """Return the length that the unverified header at ``buffer[at]`` claims, 0 when there is none.
+    Only a hint of how much to read."""
+    if at + _FIXED_BYTES > len(buffer):
+        return 0
+    magic, length, _, _, payload_bytes = _FIXED.unpack_from(buffer, at)[:5]
+    if magic != RECORD_MAGIC or payload_bytes > PAYLOAD_BYTES_MAX:
+        return 0
+    return aligned(length + payload_bytes)
+
+
 def record_start(record: Record) -> int:
     """Return the offset in its segment at which a record starts."""
     return record.payload_offset - header_bytes(len(record.extension), len(record.sums))

@@ -126,6 +126,12 @@ class SegmentReader(Protocol):
         """Return up to ``length`` bytes; shorter only at the end of the file."""
         ...
 
+    def next_data(self, offset: int) -> int:
+        """Offset, at or after ``offset``, before which nothing was ever written: reserved space need
+        not be read to know that it is zeros. Best asked before the first read. Returning ``offset``
+        itself is always right."""
+        ...
+
     def read_cached(self, offset: int, length: int) -> bytes | None:
         """Like ``read`` but returns None instead of waiting for the device (safe on the event
         loop)."""

@@ -37,6 +37,7 @@ from sofs.storage.oscalls import OsCalls, store_error
 _KEY: Final = re.compile(r"[a-z0-9_-][a-z0-9._-]*(/[a-z0-9_-][a-z0-9._-]*)*")
 _IOV_MAX: Final = 1024
 _ZEROS: Final = memoryview(bytes(MIB))
+_DATA_RANGES_MAX: Final = 16  # Of one segment; with more it is read to its end.
 _TEMPORARY_END: Final = ".tmp"
 TEMPORARY_AGE_S: Final = 3600
 KNOWN_FOLDERS_MAX: Final = 4096  # Folders remembered as durable; forgetting costs one fsync each.
@@ -128,6 +129,7 @@ class LocalSegmentReader:
         self._path = path
         self._fd = fd
         self._nowait = True
+        self._data_end: int | None = None
 
     def size(self) -> int:
         try:
@@ -140,6 +142,23 @@ class LocalSegmentReader:
             return read_all(self._calls, self._fd, offset, length)
         except OSError as error:
             raise StoreFailed(f"read {length} bytes at {offset} of {self._key}: {error}") from error
+
+    def next_data(self, offset: int) -> int:
+        """See the port. What is a hole is asked once, before anything is read: cached pages of
+        reserved space (read-ahead makes them) count as data."""
+        if self._data_end is None:
+            self._data_end = self._find_data_end()
+        return offset if offset < self._data_end else max(offset, self.size())
+
+    def _find_data_end(self) -> int:
+        end = 0
+        try:
+            for _ in range(_DATA_RANGES_MAX):
+                end = self._calls.next_hole(self._fd, self._calls.next_data(self._fd, end))
+        except OSError as error:
+            # ENXIO: only a hole follows. A file system that cannot tell says something else.
+            return end if error.errno == errno.ENXIO else self.size()
+        return self.size()
 
     def read_cached(self, offset: int, length: int) -> bytes | None:
         if not self._nowait:

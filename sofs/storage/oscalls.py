@@ -74,6 +74,12 @@ class OsCalls:
     def size(self, fd: int) -> int:
         return os.fstat(fd).st_size
 
+    def next_data(self, fd: int, offset: int) -> int:
+        return os.lseek(fd, offset, os.SEEK_DATA)
+
+    def next_hole(self, fd: int, offset: int) -> int:
+        return os.lseek(fd, offset, os.SEEK_HOLE)
+
     def links(self, fd: int) -> int:
         return os.fstat(fd).st_nlink
 

@@ -45,11 +45,17 @@ class _Segments:
         reader = self._readers.get(number)
         if reader is None:
             reader = self._readers[number] = self._store.open_segment(self.name(number))
+            reader.next_data(0)  # Asked before the first read, which fills the cache.
         return reader
 
-    def load(self, number: int, offset: int = 0, length: int | None = None) -> bytes:
-        reader = self.reader(number)
-        return reader.read(offset, reader.size() - offset if length is None else length)
+    def size(self, number: int) -> int:
+        return self.reader(number).size()
+
+    def next_data(self, number: int, offset: int) -> int:
+        return self.reader(number).next_data(offset)
+
+    def load(self, number: int, offset: int, length: int) -> bytes:
+        return self.reader(number).read(offset, length)
 
     def close(self) -> None:
         for reader in self._readers.values():

@@ -21,9 +21,9 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Callable
-from typing import Protocol
+from typing import Final, Protocol
 
-from sofs.constants import RECORD_ALIGN_BYTES
+from sofs.constants import MIB, RECORD_ALIGN_BYTES
 from sofs.core.record import (
     KIND_AT,
     NONCE_AT,
@@ -31,10 +31,14 @@ from sofs.core.record import (
     Record,
     RecordKind,
     SegmentHeader,
+    claimed_bytes,
     decode_record,
     decode_segment_header,
 )
 from sofs.errors import Corrupt
+from sofs.ids import ID_BYTES
+
+WINDOW_BYTES: Final = MIB
 
 
 class Pieces(Protocol):
@@ -44,8 +48,16 @@ class Pieces(Protocol):
         """Numbers of the pieces that exist, ascending."""
         ...
 
-    def load(self, number: int, offset: int = 0, length: int | None = None) -> bytes:
-        """The piece from ``offset``; without ``length`` to its end."""
+    def size(self, number: int) -> int:
+        """Length of the piece in bytes."""
+        ...
+
+    def next_data(self, number: int, offset: int) -> int:
+        """Offset before which, from ``offset`` on, nothing was ever written."""
+        ...
+
+    def load(self, number: int, offset: int, length: int) -> bytes:
+        """Up to ``length`` bytes of the piece; shorter only at its end."""
         ...
 
     def name(self, number: int) -> str: ...
@@ -61,6 +73,75 @@ def walked(
     if record is not None and not whole and not record.sums:
         return decode_record(view, at, nonce=nonce, segment=segment, base=base)
     return record
+
+
+class _Reader:
+    """Reads one piece in windows. Fresh memory costs more than the copy into it, so a window that
+    no record is kept of should be small enough to be used again by the allocator."""
+
+    def __init__(self, pieces: Pieces, number: int, nonce: bytes) -> None:
+        self._pieces = pieces
+        self._number = number
+        self._nonce = nonce
+        self.size = pieces.size(number)
+        self._base = 0
+        self._view = memoryview(b"")
+
+    def _load(self, at: int, n_bytes: int) -> None:
+        self._base = at
+        self._view = memoryview(self._pieces.load(self._number, at, max(n_bytes, WINDOW_BYTES)))
+
+    def _holds(self, at: int, n_bytes: int) -> bool:
+        return self._base <= at and (
+            at + n_bytes <= self._base + len(self._view)
+            or self._base + len(self._view) >= self.size
+        )
+
+    def header(self) -> SegmentHeader | None:
+        self._load(0, WINDOW_BYTES)
+        return decode_segment_header(self._view, nonce=self._nonce, segment=self._number)
+
+    def record(self, at: int, *, header_only: bool = False) -> Record | None:
+        """The record at ``at``; with ``header_only`` no payload is verified, else those of records
+        with block sums are not."""
+        if not self._holds(at, RECORD_ALIGN_BYTES * 2):
+            self._load(at, WINDOW_BYTES)
+        need = claimed_bytes(self._view, at - self._base)
+        if not self._holds(at, need):
+            if at + need > self.size:
+                return None
+            self._load(at, need)
+        if header_only:
+            return decode_record(
+                self._view,
+                at - self._base,
+                nonce=self._nonce,
+                segment=self._number,
+                base=self._base,
+                verify_payload=False,
+            )
+        return walked(
+            self._view, at - self._base, nonce=self._nonce, segment=self._number, base=self._base
+        )
+
+    def search(self, at: int) -> int:
+        """Look at every aligned offset from ``at`` on for a header of this log; return the highest
+        sequence that one of them names as durable. Looking for the nonce makes it a memory
+        search."""
+        best = 0
+        start = self._pieces.next_data(self._number, at)
+        while start < self.size:
+            chunk = self._pieces.load(self._number, start, WINDOW_BYTES + ID_BYTES)
+            found = chunk.find(self._nonce)
+            while found >= 0:
+                candidate = start + found - NONCE_AT
+                if candidate >= at and candidate % RECORD_ALIGN_BYTES == 0:
+                    record = self.record(candidate, header_only=True)
+                    if record is not None:
+                        best = max(best, record.durable_to)
+                found = chunk.find(self._nonce, found + 1)
+            start = self._pieces.next_data(self._number, start + WINDOW_BYTES)
+        return best
 
 
 class _Span:
@@ -109,8 +190,7 @@ class Walk:
                 raise Corrupt(f"{missing} is missing; restore it from a copy")
 
     def _header(self, number: int) -> SegmentHeader | None:
-        head = self._pieces.load(number, 0, SEGMENT_HEADER_BYTES)
-        return decode_segment_header(head, nonce=self._nonce, segment=number)
+        return _header_of(self._pieces, number, self._nonce)
 
     def _start(self, numbers: list[int]) -> int | None:
         """Index of the piece to begin with: the last that starts at or below the first record that
@@ -130,7 +210,7 @@ class Walk:
             return 0
         # No first segment, or a torn one: nothing was ever durable here, or the log is damaged.
         for number in numbers:
-            self._search(number, self._load(number), 0)
+            self._search(self._reader(number), 0)
         if self.durable > 0 or (numbers and numbers[0] != 0):
             raise Corrupt(
                 f"{self._pieces.name(0)} is missing or damaged at offset 0, and sequence "
@@ -138,25 +218,23 @@ class Walk:
             )
         return None
 
-    def _load(self, number: int) -> bytes:
+    def _reader(self, number: int) -> _Reader:
         self.read[number] = None
-        return self._pieces.load(number)
+        return _Reader(self._pieces, number, self._nonce)
 
     def _piece(self, number: int, later: list[int]) -> bool:
         """Walk one piece; True when it ends with a ROLL."""
-        data = self._load(number)
-        view = memoryview(data)
-        nonce = self._nonce
-        header = decode_segment_header(view, nonce=nonce, segment=number)
+        reader = self._reader(number)
+        header = reader.header()
         if header is None or header.first_sequence != self.next_sequence:
-            self._end(number, 0, data, later)
+            self._end(number, 0, reader, later)
             return False
         span = self._spans[number] = _Span(self.next_sequence)
         at = SEGMENT_HEADER_BYTES
         while True:
-            record = walked(view, at, nonce=nonce, segment=number)
+            record = reader.record(at)
             if record is None or record.sequence != self.next_sequence:
-                self._end(number, at, data, later)
+                self._end(number, at, reader, later)
                 return False
             if record.durable_to > self.durable:
                 self.durable = record.durable_to
@@ -168,11 +246,11 @@ class Walk:
             if record.sequence > self._after:
                 self.records.append(record)
 
-    def _end(self, number: int, at: int, data: bytes, later: list[int]) -> None:
+    def _end(self, number: int, at: int, reader: _Reader, later: list[int]) -> None:
         """The log ends at ``at`` of piece ``number``, unless there is evidence that it went on."""
-        self._search(number, data, at)
+        self._search(reader, at)
         for other in later:
-            self._search(other, self._load(other), 0)
+            self._search(self._reader(other), 0)
         if self.durable >= self.next_sequence:
             raise Corrupt(
                 f"{self._pieces.name(number)} is damaged at offset {at}: sequence "
@@ -180,19 +258,8 @@ class Walk:
                 "restore it from a copy"
             )
 
-    def _search(self, number: int, data: bytes, at: int) -> None:
-        """Look at every aligned offset from ``at`` on for a header of this log, and note what it
-        knows. Looking for the nonce first makes it a memory search."""
-        found = data.find(self._nonce, at)
-        while found >= 0:
-            start = found - NONCE_AT
-            if start >= at and start % RECORD_ALIGN_BYTES == 0:
-                record = decode_record(
-                    data, start, nonce=self._nonce, segment=number, verify_payload=False
-                )
-                if record is not None:
-                    self.durable = max(self.durable, record.durable_to)
-            found = data.find(self._nonce, found + 1)
+    def _search(self, reader: _Reader, at: int) -> None:
+        self.durable = max(self.durable, reader.search(at))
 
     def verify_tail(self, load: Callable[[int, int, int], bytes]) -> None:
         """Walk the part above the evidence once more in freshly loaded bytes, payloads included,
@@ -246,37 +313,41 @@ class Walk:
         return None
 
 
+def _header_of(pieces: Pieces, number: int, nonce: bytes) -> SegmentHeader | None:
+    head = pieces.load(number, 0, SEGMENT_HEADER_BYTES)
+    return decode_segment_header(head, nonce=nonce, segment=number)
+
+
 def peek(pieces: Pieces, nonce: bytes, *, records_max: int, after: int) -> list[Record]:
     """Return up to ``records_max`` whole records above ``after`` from the start of the log on,
     without judging where they end."""
     numbers = pieces.numbers()
-    records: list[Record] = []
     index = 0
     if after > 0:
         for candidate in range(len(numbers) - 1, 0, -1):
-            head = pieces.load(numbers[candidate], 0, SEGMENT_HEADER_BYTES)
-            header = decode_segment_header(head, nonce=nonce, segment=numbers[candidate])
+            header = _header_of(pieces, numbers[candidate], nonce)
             if header is not None and header.first_sequence <= after + 1:
                 index = candidate
                 break
+    records: list[Record] = []
     expected = 0
     for number in numbers[index:]:
-        view = memoryview(pieces.load(number))
-        header = decode_segment_header(view, nonce=nonce, segment=number)
+        reader = _Reader(pieces, number, nonce)
+        header = reader.header()
         if header is None or (expected and header.first_sequence != expected):
-            return records
+            break
         expected = header.first_sequence
         at = SEGMENT_HEADER_BYTES
-        while True:
-            record = walked(view, at, nonce=nonce, segment=number)
-            if record is None or record.sequence != expected:
-                return records
+        record = reader.record(at)
+        while record is not None and record.sequence == expected:
             if record.kind is RecordKind.ROLL:
                 break
             expected += 1
-            at = record.end_offset
             if record.sequence > after:
                 records.append(record)
                 if len(records) >= records_max:
                     return records
+            record = reader.record(record.end_offset)
+        else:
+            break
     return records
