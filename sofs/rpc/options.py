@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from sofs.constants import MESSAGE_BYTES_MAX, RECONNECT_BACKOFF_MS, RECONNECT_BACKOFF_MS_MAX
+from sofs.constants import MESSAGE_BYTES_MAX
 
 METHODS: Final = {
     "file": "/sofs.v1.File/Session",
@@ -35,14 +35,18 @@ SERVER_OPTIONS: Final = (
     ("grpc.so_reuseport", 0),
     ("grpc.http2.min_ping_interval_without_data_ms", KEEPALIVE_MS // 2),
 )
-CHANNEL_OPTIONS: Final = (
+_CHANNEL: Final = (
     *_COMMON,
-    # A connection and a back-off of its own: a dead channel delays nobody else's connect.
+    # A connection of its own for each channel: a dead one delays nobody else's connect.
     ("grpc.use_local_subchannel_pool", 1),
-    ("grpc.initial_reconnect_backoff_ms", RECONNECT_BACKOFF_MS),
-    ("grpc.min_reconnect_backoff_ms", RECONNECT_BACKOFF_MS),
-    ("grpc.max_reconnect_backoff_ms", RECONNECT_BACKOFF_MS_MAX),
     ("grpc.enable_http_proxy", 0),
     ("grpc.enable_retries", 0),
     ("grpc.service_config_disable_resolution", 1),
 )
+
+
+def channel_options(timeout_ms: int) -> tuple[tuple[str, int], ...]:
+    """Return the arguments of a channel that makes one attempt to connect and has ``timeout_ms``
+    for it. gRPC calls the time that an attempt has its least back-off; the back-off itself never
+    passes, because a channel is closed after its first failure."""
+    return (*_CHANNEL, ("grpc.min_reconnect_backoff_ms", timeout_ms))

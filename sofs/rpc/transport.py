@@ -28,7 +28,7 @@ from sofs.ports.runtime import Clock
 from sofs.ports.stream import Accept, Listener, Stream
 from sofs.rpc.address import join_address, require_loopback
 from sofs.rpc.listener import GrpcListener
-from sofs.rpc.options import ACCEPTED_KEY, CHANNEL_OPTIONS, CREDENTIAL_KEY, METHODS
+from sofs.rpc.options import ACCEPTED_KEY, CREDENTIAL_KEY, METHODS, channel_options
 from sofs.rpc.status import error_of_connect
 from sofs.rpc.stream import GrpcStream
 from sofs.rpc.timing import within
@@ -53,7 +53,7 @@ class GrpcTransport:
         if method is None:
             raise InvalidParameter(f"service {service!r}; use one of {', '.join(METHODS)}")
         target = join_address(*require_loopback(address))
-        channel = grpc.aio.insecure_channel(target, options=CHANNEL_OPTIONS)
+        channel = grpc.aio.insecure_channel(target, options=channel_options(timeout_ms))
         call: Any = channel.stream_stream(method)(metadata=((CREDENTIAL_KEY, self._credential),))
         accepted = False
         try:
