@@ -153,6 +153,16 @@ class OpWindow:
             self._watermark = op_sequence
             self._advance()
 
+    def merge(self, other: OpWindow) -> None:
+        """Take what either window has settled: settled operations stay settled. Answers that one of
+        them has dropped may come back; that is harmless."""
+        mark = max(self._watermark, other._watermark)
+        bits = self._bits >> (mark - self._watermark) | other._bits >> (mark - other._watermark)
+        self._watermark, self._bits = mark, bits
+        self._results = {**other._results, **self._results}
+        self._abandoned = {**other._abandoned, **self._abandoned}
+        self._advance()
+
     def _settle(self, op_sequence: int) -> bool:
         """Set the bit; False when it was settled before."""
         ahead = op_sequence - self._watermark
