@@ -1,0 +1,205 @@
+"""The event loop behind the blocking API: one daemon thread per process.
+
+Callers append work to a deque and wake the loop only if no wake-up is under way, so eight threads
+that write at once cost one wake-up. An operation's answer releases the caller's lock from inside
+the loop's reader; nothing else stands between.
+
+The item is appended before ``_woken`` is read, and ``_drain`` clears it before it drains: whoever
+sees it set knows that a drain is still to come.
+
+After a fork the child has no such thread: it starts a loop of its own, and shares that the parent
+connected raise ``FileClosed`` there.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+import os
+import threading
+from collections import deque
+from collections.abc import Callable, Coroutine
+from typing import Any, Final, TypeVar
+
+from sofs.client.flight import Flight
+from sofs.client.operation import Operation
+from sofs.errors import FileClosed, InvalidParameter
+from sofs.ports.stream import Envelope
+
+STOP_S_MAX: Final = 5.0  # A thread that does not end by then is left to the end of the process.
+
+T = TypeVar("T")
+
+_lock = threading.Lock()
+_current: LoopThread | None = None
+
+
+class ThreadWaiter:
+    """One thread's wait for one answer."""
+
+    __slots__ = ("_error", "_lock", "_result")
+
+    def __init__(self) -> None:
+        self._result: Any = None
+        self._error: BaseException | None = None
+        self._lock = threading.Lock()
+        self._lock.acquire()
+
+    def done(self) -> bool:
+        return not self._lock.locked()
+
+    def set_result(self, result: Any, /) -> None:
+        self._result = result
+        self._lock.release()
+
+    def set_exception(self, error: BaseException, /) -> None:
+        self._error = error
+        self._lock.release()
+
+    def wait(self) -> Any:
+        """Block until there is an answer; return it or raise it."""
+        self._lock.acquire()
+        self._lock.release()
+        error = self._error
+        if error is not None:
+            try:
+                raise error
+            finally:
+                self._error = error = None  # No cycle through the traceback.
+        return self._result
+
+
+class LoopThread:
+    """An event loop in a thread of its own."""
+
+    def __init__(self) -> None:
+        self.pid = os.getpid()
+        self._inbox: deque[tuple[Flight, Operation] | Callable[[], None]] = deque()
+        self._woken = False
+        self._loop = asyncio.new_event_loop()
+        self._tasks: dict[asyncio.Task[None], None] = {}
+        self._thread = threading.Thread(target=self._run, name="sofs-client", daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        asyncio.set_event_loop(self._loop)
+        try:
+            self._loop.run_forever()
+        finally:
+            self._loop.run_until_complete(self._loop.shutdown_asyncgens())
+            self._loop.run_until_complete(self._loop.shutdown_default_executor())
+            self._loop.close()
+
+    @property
+    def inside(self) -> bool:
+        """Whether the caller runs on this loop's thread, where it must not block."""
+        return threading.current_thread() is self._thread
+
+    def post(self, item: tuple[Flight, Operation] | Callable[[], None]) -> None:
+        """Hand an operation (or a callable) to the loop. FileClosed after a fork."""
+        if os.getpid() != self.pid:
+            raise FileClosed("this share was connected before a fork; connect again in the child")
+        self._inbox.append(item)
+        if not self._woken:
+            self._woken = True
+            self._loop.call_soon_threadsafe(self._drain)
+
+    def _drain(self) -> None:
+        self._woken = False
+        inbox = self._inbox
+        while inbox:
+            item = inbox.popleft()
+            if isinstance(item, tuple):
+                item[0].submit(item[1])
+            else:
+                item()
+
+    def perform(self, flight: Flight, op: Operation, waiter: ThreadWaiter) -> Envelope:
+        """Submit an operation from this thread and wait for its answer. An interrupt (Ctrl-C) drops
+        or settles it."""
+        self.post((flight, op))
+        try:
+            answer: Envelope = waiter.wait()
+        except KeyboardInterrupt:
+            self.post(lambda: flight.forget(op))
+            raise
+        return answer
+
+    def run(self, work: Coroutine[Any, Any, T]) -> T:
+        """Run a coroutine on the loop and wait for it."""
+        if self.inside:
+            work.close()
+            raise InvalidParameter("a blocking call on the client's own thread would never end")
+        waiter = ThreadWaiter()
+        started: list[asyncio.Task[None]] = []
+
+        async def job() -> None:
+            try:
+                result = await work
+            except BaseException as error:
+                waiter.set_exception(error)
+                if not isinstance(error, Exception | asyncio.CancelledError):
+                    raise
+            else:
+                waiter.set_result(result)
+
+        def start() -> None:
+            started.append(self._spawn(job()))
+
+        try:
+            self.post(start)
+        except BaseException:
+            work.close()
+            raise
+        try:
+            result: T = waiter.wait()
+        except KeyboardInterrupt:
+            self.post(lambda: _cancel(started))
+            raise
+        return result
+
+    def start_soon(self, make: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """Run a coroutine on the loop without waiting (from finalizers)."""
+        self.post(lambda: _ignore(self._spawn(make())))
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        task = self._loop.create_task(work)
+        self._tasks[task] = None
+        task.add_done_callback(lambda done: self._tasks.pop(done, None))
+        return task
+
+    def stop(self) -> None:
+        """End the thread; for tests and for the end of the process."""
+        if self._thread.is_alive() and os.getpid() == self.pid:
+            self._loop.call_soon_threadsafe(self._loop.stop)
+            self._thread.join(STOP_S_MAX)
+
+
+def _cancel(tasks: list[asyncio.Task[None]]) -> None:
+    for task in tasks:
+        task.cancel()
+
+
+def _ignore(task: asyncio.Task[None]) -> None:
+    """The task is kept by its loop thread; nobody waits for it."""
+
+
+def loop_thread() -> LoopThread:
+    """The process's loop thread, started at first use."""
+    global _current
+    with _lock:
+        if _current is None or _current.pid != os.getpid():
+            if _current is None:
+                atexit.register(stop_loop_thread)
+            _current = LoopThread()
+        return _current
+
+
+def stop_loop_thread() -> None:
+    """End the process's loop thread; the next use starts another. Shares that are still connected
+    become useless."""
+    global _current
+    with _lock:
+        current, _current = _current, None
+    if current is not None:
+        current.stop()

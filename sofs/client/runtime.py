@@ -1,0 +1,88 @@
+"""What the SDK runs on in a real process: clocks, chance, gRPC, name resolution, the credential.
+
+The only place of the client that reads the environment or imports the transport, and both only when
+a connection is made: ``import sofs`` stays cheap.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import os
+import socket
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from sofs.client.dialing import Resolver
+from sofs.client.url import ShareUrl, join_host
+from sofs.ports.runtime import Clock, Entropy
+from sofs.ports.stream import Transport
+
+
+@dataclass(frozen=True, slots=True)
+class Runtime:
+    """``transport`` is made inside the event loop that uses it."""
+
+    transport: Callable[[], Transport]
+    clock: Clock
+    entropy: Entropy
+    addresses: Sequence[str] | Resolver
+
+
+def system_runtime(
+    credential: str | None,
+    url: ShareUrl,
+    transport: Transport | None,
+    clock: Clock | None,
+    entropy: Entropy | None,
+) -> Runtime:
+    """Fill in what the caller did not replace. Raises CredentialRefused without a credential."""
+    from sofs.storage.runtime import SystemClock, SystemEntropy
+
+    clock = clock or SystemClock()
+    return Runtime(
+        transport=_given(transport) if transport is not None else _grpc(credential, clock),
+        clock=clock,
+        entropy=entropy or SystemEntropy(),
+        addresses=_addresses(url),
+    )
+
+
+def _given(transport: Transport) -> Callable[[], Transport]:
+    return lambda: transport
+
+
+def _grpc(credential: str | None, clock: Clock) -> Callable[[], Transport]:
+    from sofs.rpc.credential import find_credential
+    from sofs.rpc.transport import GrpcTransport
+
+    # The environment is part of the SDK's interface: there is no settings file in a user's process.
+    found = find_credential(credential, os.environ, None)  # noqa: TID251
+    return lambda: GrpcTransport(found, clock)
+
+
+def _addresses(url: ShareUrl) -> Sequence[str] | Resolver:
+    """The URL's addresses; a resolver when some of them are names."""
+    if all(_is_literal(host) for host, _ in url.hosts):
+        return url.addresses
+
+    async def resolve() -> Sequence[str]:
+        loop = asyncio.get_running_loop()
+        found: dict[str, None] = {}
+        for host, port in url.hosts:
+            if _is_literal(host):
+                found[join_host(host, port)] = None
+                continue
+            for *_, where in await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM):
+                found[join_host(str(where[0]), port)] = None
+        return list(found)
+
+    return resolve
+
+
+def _is_literal(host: str) -> bool:
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return host == "localhost"
+    return True

@@ -1,0 +1,625 @@
+"""The client core: one session to one node, a warm stream to another, and failover between them.
+
+Theory of operation. The *keeper* is one task that owns the session. It waits for the session's end,
+takes the warm stream (or walks the addresses), reclaims all handles in one batch, and only then
+lets ``Flight`` send what is unanswered again, in order, with the old numbers. Whatever fails in
+between starts it over; callers notice nothing but the pause. Nothing else changes the session, so
+two failovers cannot run at once.
+
+A session ends when its stream ends; when an operation waits and the node has said nothing for
+CLIENT_HEDGE_MS (the *sweeper* pings while something waits, so a slow recall is not silence, and
+this process's own stall is not the node's); when an operation's answer asks for a new session; or
+when a witness says that the node is gone. The old stream is ended first: no answer of the old node
+reaches anybody afterwards, and its own late work is fenced by the handles' new generation.
+
+After the session is up the *tender* restores the warm stream, on another node, and then the witness
+registration, on a node that is not in use. A warm stream is one with Hello answered that is pinged
+each WARM_CHECK_MS; nodes bind handles at open and reclaim only, so it costs them nothing else.
+
+No time, chance, thread or network of its own: Clock, Entropy and Transport come in.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from sofs.client import limits
+from sofs.client.dialing import AddressBook, Dialer, Resolver, node_of
+from sofs.client.facts import ClusterFacts, FailoverRecord
+from sofs.client.flight import Flight
+from sofs.client.operation import Kind, Settled, SettleToken
+from sofs.client.witness import WitnessClient
+from sofs.constants import (
+    CLIENT_HEDGE_MS,
+    DEADLINE_DEFAULT_MS,
+    HEARTBEAT_MS,
+    RECONNECT_BACKOFF_MS,
+    RECONNECT_BACKOFF_MS_MAX,
+)
+from sofs.core.messages import (
+    Caller,
+    Done,
+    EndClient,
+    HandleClosed,
+    Hello,
+    HelloReply,
+    Ping,
+    Reclaim,
+    ReclaimItem,
+    ReclaimReply,
+)
+from sofs.errors import (
+    AccessDenied,
+    DeadlineExceeded,
+    HandleLost,
+    NotSupported,
+    ObjectNameNotFound,
+    SofsError,
+    Unavailable,
+    error_from_code,
+)
+from sofs.ids import ID_BYTES
+from sofs.ports.runtime import Clock, Entropy
+from sofs.ports.stream import Envelope, Transport
+from sofs.services.channel import Channel, expect, result_of, within
+from sofs.services.tasks import Tasks
+
+STALL_MS: Final = 2 * limits.SWEEP_MS + 50  # A gap between sweeps that is this process's own.
+
+
+@dataclass(slots=True)
+class SessionEnd:
+    """Why a session is to end. ``prefer``: an address to try first."""
+
+    reason: str
+    error: SofsError
+    detect_ms: int = 0
+    prefer: str = ""
+
+
+class Session:
+    """A stream in use, with its handles reclaimed."""
+
+    __slots__ = ("address", "channel", "node", "number", "over")
+
+    def __init__(self, channel: Channel, number: int) -> None:
+        self.channel = channel
+        self.address = channel.peer
+        self.node = node_of(channel)
+        self.number = number
+        self.over: asyncio.Future[SessionEnd] = asyncio.get_running_loop().create_future()
+        channel.ended.add_done_callback(self._stream_ended)
+
+    def end(self, end: SessionEnd) -> None:
+        """Ask the keeper for another session; only the first reason counts."""
+        if not self.over.done():
+            self.over.set_result(end)
+
+    def _stream_ended(self, ended: asyncio.Future[SofsError]) -> None:
+        self.end(SessionEnd("stream ended", ended.result()))
+
+
+class Signal:
+    """A flag that a task waits for, with a limit."""
+
+    def __init__(self) -> None:
+        self._raised = False
+        self._waiter: asyncio.Future[None] | None = None
+
+    def set(self) -> None:
+        self._raised = True
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    async def wait(self, clock: Clock, limit_ms: float | None = None) -> None:
+        """Return when it was set, or after ``limit_ms``; then it is clear."""
+        if not self._raised:
+            self._waiter = asyncio.get_running_loop().create_future()
+            if limit_ms is None:
+                await self._waiter
+            else:
+                timer = asyncio.ensure_future(clock.sleep_ms(limit_ms))
+                try:
+                    await asyncio.wait((self._waiter, timer), return_when=asyncio.FIRST_COMPLETED)
+                finally:
+                    timer.cancel()
+        self._raised = False
+        self._waiter = None
+
+
+class ClientCore:
+    """One client identity on one share. Create it inside a running event loop, ``start`` it, use
+    ``flight`` for operations, ``close`` it."""
+
+    def __init__(
+        self,
+        transport: Transport,
+        clock: Clock,
+        entropy: Entropy,
+        addresses: Sequence[str] | Resolver,
+        *,
+        share: str,
+        principal: str = "",
+        client_id: bytes = b"",
+        deadline_ms: int = DEADLINE_DEFAULT_MS,
+        warm: bool = True,
+        witness: bool = True,
+    ) -> None:
+        """``addresses``: ``host:port`` each, or an async callable that returns them.
+        ``deadline_ms``: how long an operation may take unless its call says otherwise."""
+        self.client_id = client_id or entropy.token(ID_BYTES)
+        self.share = share
+        self.principal = principal
+        self.deadline_ms = deadline_ms
+        self.clock = clock
+        self.entropy = entropy
+        self._book = AddressBook(addresses, entropy.stream("client.addresses"))
+        self._tasks = Tasks(f"client-{self.client_id.hex()[:8]}", self._crash)
+        self._dialer = Dialer(transport, clock, self._hello, self._on_message, self._crash)
+        self.flight = Flight(
+            clock,
+            entropy.stream("client.retry"),
+            Caller(client=self.client_id, principal=principal),
+            self._tasks,
+            self._operation_ends_session,
+        )
+        self._witness: WitnessClient | None = None
+        self._want_warm, self._want_witness = warm, witness
+        self._session: Session | None = None
+        self._sessions = 0
+        self._warm: Channel | None = None
+        self._ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._history: deque[FailoverRecord] = deque(maxlen=limits.HISTORY_MAX)
+        self._closed = False  # No new operations.
+        self._stopped = False  # Nothing runs any more.
+
+    # Life
+    # ------------------------------------------------------------------------------------------
+
+    async def start(self, timeout_ms: int | None = None) -> None:
+        """Set the first session up. Raises DeadlineExceeded when no node answered in time, or at
+        once what no waiting mends: CredentialRefused, ProtocolVersion, BadNetworkName."""
+        self._tasks.spawn(self._keep(), "keeper")
+        self._tasks.spawn(self._sweep(), "sweeper")
+        limit_ms = self.deadline_ms if timeout_ms is None else timeout_ms
+        try:
+            await within(self.clock, limit_ms, asyncio.shield(self._ready), "connect")
+        except BaseException as error:
+            await self._stop(Unavailable("the client could not connect"))
+            if isinstance(error, Unavailable):
+                raise DeadlineExceeded(
+                    f"no node of {', '.join(self._book.known())} set up a session within "
+                    f"{limit_ms} ms; is the cluster up? ({error.message})"
+                ) from error
+            raise
+
+    async def close(self, timeout_ms: int | None = None) -> None:
+        """Say goodbye (closes all handles at the servers) and end. Raises DeadlineExceeded or
+        OutcomeUnknown when no node took the goodbye in time: then persistent handles last until
+        their timeouts. This object is closed in any case; again is harmless."""
+        if self._stopped:
+            return
+        if self._closed:
+            await self._stop(Unavailable("this client is closed; connect again"))
+            return
+        self._closed = True
+        limit_ms = self.deadline_ms if timeout_ms is None else timeout_ms
+        try:
+            await self.flight.call(
+                EndClient(caller=self.flight.caller()),
+                Done,
+                Kind.METADATA,
+                deadline_ms=self.clock.monotonic_ms() + limit_ms,
+                urgent=True,
+            )
+        finally:
+            await self._stop(Unavailable("this client is closed; connect again"))
+
+    async def _stop(self, error: SofsError) -> None:
+        self._closed = self._stopped = True
+        session, self._session = self._session, None
+        warm, self._warm = self._warm, None
+        self.flight.close(error)
+        await self._tasks.close()
+        for channel in (session.channel if session else None, warm):
+            if channel is not None:
+                await channel.close()
+        if not self._ready.done():
+            self._ready.cancel()
+
+    @property
+    def closed(self) -> bool:
+        """No operation is accepted any more."""
+        return self._closed
+
+    def _crash(self, error: BaseException) -> None:
+        """A bug in the client: whoever waits hears of it, and nothing goes on."""
+        failure = Unavailable(f"internal error of the client: {error!r}; connect again")
+        failure.__cause__ = error
+        self._closed = True
+        self.flight.close(failure)
+        if not self._ready.done():
+            self._ready.set_exception(failure)
+            self._ready.exception()
+        if self._session is not None:
+            self._session.channel.end(failure)
+        self._tasks.cancel()
+        asyncio.get_running_loop().call_exception_handler(
+            {"message": "the SOFS client stopped", "exception": error}
+        )
+
+    # Operations
+    # ------------------------------------------------------------------------------------
+
+    def deadline(self, limit_ms: int | None = None) -> int:
+        """The moment ``limit_ms`` (or the client's default) from now."""
+        return self.clock.monotonic_ms() + (self.deadline_ms if limit_ms is None else limit_ms)
+
+    async def settle(self, token: SettleToken, timeout_ms: int | None = None) -> Settled:
+        """Say what became of an operation whose outcome was unknown. Raises DeadlineExceeded (ask
+        again), or why it cannot be known any more (HandleLost, Expired)."""
+        limit_ms = self.deadline_ms if timeout_ms is None else timeout_ms
+        try:
+            return await within(self.clock, limit_ms, asyncio.shield(token.outcome), "settle")
+        except Unavailable as error:
+            if token.outcome.done():
+                raise
+            raise DeadlineExceeded(
+                f"{token.operation} {token.path} is not settled yet; ask again"
+            ) from error
+
+    def facts(self) -> ClusterFacts:
+        session = self._session
+        remote = session.channel.remote if session else None
+        warm = self._warm
+        return ClusterFacts(
+            address=session.address if session else "",
+            node=session.node if session else "",
+            incarnation=remote.incarnation if isinstance(remote, HelloReply) else b"",
+            warm_address=warm.peer if warm is not None and warm.alive else "",
+            witness_address=self._witness.address if self._witness is not None else "",
+            addresses=tuple(self._book.known()),
+            sessions=self._sessions,
+            handles=len(self.flight.handles),
+            failovers=tuple(self._history),
+        )
+
+    def move(self, address: str, reason: str = "moved") -> None:
+        """Leave the node in use for ``address`` ("" for any other), if it can be reached."""
+        if self._session is not None:
+            self._session.end(
+                SessionEnd(reason, Unavailable(f"the client is moving: {reason}"), prefer=address)
+            )
+
+    # Messages
+    # --------------------------------------------------------------------------------------
+
+    def _hello(self) -> Hello:
+        return Hello(client=self.client_id, principal=self.principal, share=self.share)
+
+    def _on_message(self, channel: Channel, envelope: Envelope) -> None:
+        body = envelope.body
+        if not isinstance(body, HandleClosed):
+            raise NotSupported(f"a client does not serve {type(body).__name__}")
+        handle = self.flight.handles.get(body.handle)
+        if handle is not None and self._session and channel is self._session.channel:
+            self.flight.lose(
+                handle, error_from_code(body.code, "the server closed the handle; open it again")
+            )
+
+    def _operation_ends_session(self, number: int, error: SofsError) -> None:
+        session = self._session
+        if session is not None and session.number == number:
+            session.end(SessionEnd(f"refused: {error.code}", error))
+
+    # The keeper
+    # ------------------------------------------------------------------------------------
+
+    async def _keep(self) -> None:
+        end: SessionEnd | None = None
+        pause_ms = 0
+        while True:
+            answered = self.flight.answered
+            session, record = await self._establish(end)
+            self._session = session
+            started = self.clock.monotonic_ms()
+            note = None if record is None else self._note_replayed(record, started)
+            replayed = self.flight.resume(session.channel, session.number, note)
+            if record is not None:
+                record.replayed = replayed
+                self._history.append(record)
+            if not self._ready.done():
+                self._ready.set_result(None)
+            tender = self._tasks.spawn(self._tend_session(session), "tender")
+            end = await session.over
+            tender.cancel()
+            self._session = None
+            self.flight.suspend()
+            session.channel.end(end.error)
+            self._tasks.spawn(session.channel.close(), "close-stream")
+            # Sessions that answer nothing must not follow one another at full speed.
+            pause_ms = self._next_pause(pause_ms) if self.flight.answered == answered else 0
+            if pause_ms > RECONNECT_BACKOFF_MS:
+                await self.clock.sleep_ms(pause_ms)
+
+    @staticmethod
+    def _next_pause(pause_ms: int) -> int:
+        return min(max(RECONNECT_BACKOFF_MS, 2 * pause_ms), limits.SESSION_RETRY_MS_MAX)
+
+    def _note_replayed(self, record: FailoverRecord, started: int) -> Callable[[], None]:
+        def note() -> None:
+            record.replay_ms = self.clock.monotonic_ms() - started
+
+        return note
+
+    async def _establish(self, end: SessionEnd | None) -> tuple[Session, FailoverRecord | None]:
+        """Connect to some node and reclaim all handles there; goes on until it succeeds."""
+        record = None
+        left = ""
+        if end is not None:
+            left = self._left
+            record = FailoverRecord(
+                end.reason, left, "", self.clock.wall_ns(), detect_ms=end.detect_ms
+            )
+        started = self.clock.monotonic_ms()
+        avoid = {left: None} if left else {}
+        backoff_ms = RECONNECT_BACKOFF_MS
+        attempts = 0
+        while True:
+            attempts += 1
+            try:
+                channel, warm = await self._dial(avoid, end.prefer if end and attempts == 1 else "")
+                connected = self.clock.monotonic_ms()
+                try:
+                    lost = await self._reclaim(channel)
+                except BaseException:
+                    avoid[channel.peer] = None
+                    self._tasks.spawn(channel.close(), "close-stream")
+                    raise
+            except SofsError as error:
+                if error.retry == "never" and not self._ready.done():
+                    self._ready.set_exception(error)
+                await self.clock.sleep_ms(backoff_ms)
+                backoff_ms = min(2 * backoff_ms, RECONNECT_BACKOFF_MS_MAX)
+                if attempts % 2 == 0:
+                    avoid = {}
+                    await self._refresh()
+                continue
+            self._sessions += 1
+            session = Session(channel, self._sessions)
+            self._left = session.address
+            if record is not None:
+                record.to_address, record.warm, record.attempts = session.address, warm, attempts
+                record.connect_ms = connected - started
+                record.reclaim_ms = self.clock.monotonic_ms() - connected
+                record.handles, record.handles_lost = len(self.flight.handles), lost
+            return session, record
+
+    _left = ""  # The address in use, or used last.
+
+    async def _refresh(self) -> None:
+        try:
+            await self._book.refresh()
+        except OSError:
+            return  # Names cannot be resolved just now: the addresses known before must do.
+
+    async def _dial(self, avoid: dict[str, None], prefer: str) -> tuple[Channel, bool]:
+        warm, self._warm = self._warm, None
+        if warm is not None:
+            if warm.alive and warm.peer not in avoid and prefer in ("", warm.peer):
+                return warm, True
+            self._tasks.spawn(warm.close(), "close-warm")
+        if not self._book.known():
+            await self._refresh()
+        addresses = self._book.order(avoid)
+        if prefer:
+            addresses = [prefer, *(a for a in addresses if a != prefer)]
+        channel = await self._dialer.first(addresses)
+        remote = channel.remote
+        if isinstance(remote, HelloReply):
+            self._book.hint(remote.addresses)
+        return channel, False
+
+    async def _reclaim(self, channel: Channel) -> int:
+        """Reclaim all handles through ``channel`` in one batch; return how many are lost."""
+        refusals = 0
+        while True:
+            handles = list(self.flight.handles.values())
+            if not handles:
+                return 0
+            # A number of its own each time: the stored answer of an earlier one would speak of
+            # another node.
+            op_id = self.flight.take_op_id()
+            caller = self.flight.caller()
+            caller.op_id, caller.acked_below = op_id, self.flight.acked_below
+            items = [ReclaimItem(h.handle, h.create_guid) for h in handles]
+            try:
+                envelope = await self._attended(channel, Reclaim(caller=caller, handles=items))
+                reply = expect(result_of(envelope), ReclaimReply)
+            except SofsError as error:
+                if error.retry == "new-session":
+                    raise
+                if error.retry == "never":
+                    for handle in handles:
+                        self.flight.lose(handle, error)
+                    return len(handles)
+                doubled = limits.RETRY_MS << min(refusals, 8)
+                refusals += 1
+                await self.clock.sleep_ms(
+                    max(error.retry_after_ms, min(doubled, limits.RETRY_MS_MAX))
+                )
+                continue
+            finally:
+                self.flight.drop_op_id(op_id)
+            return self._apply(reply)
+
+    def _apply(self, reply: ReclaimReply) -> int:
+        handles = dict(self.flight.handles)
+        lost = 0
+        for result in reply.results:
+            handle = handles.pop(result.handle, None)
+            if handle is None:
+                continue
+            if not result.code:
+                handle.generation = result.generation
+                continue
+            lost += 1
+            self.flight.lose(handle, _reclaim_error(result.code, handle.path))
+        for handle in handles.values():  # Not answered for: not reclaimed.
+            lost += 1
+            self.flight.lose(handle, _reclaim_error(ObjectNameNotFound.code, handle.path))
+        return lost
+
+    async def _attended(self, channel: Channel, body: Reclaim) -> Envelope:
+        """Send and wait while the node shows signs of life, RECLAIM_MS_MAX at most."""
+        answer = channel.begin(body)
+        watch = asyncio.ensure_future(channel.watch(lambda: CLIENT_HEDGE_MS))
+        timer = asyncio.ensure_future(self.clock.sleep_ms(limits.RECLAIM_MS_MAX))
+        try:
+            await asyncio.wait((answer, watch, timer), return_when=asyncio.FIRST_COMPLETED)
+            if answer.done():
+                return answer.result()
+            raise Unavailable(f"{channel.peer} does not answer a reclaim")
+        finally:
+            watch.cancel()
+            timer.cancel()
+            if not answer.done():
+                answer.cancel()
+
+    # The sweeper
+    # -----------------------------------------------------------------------------------
+
+    async def _sweep(self) -> None:
+        last = self.clock.monotonic_ms()
+        pinged = last
+        work = Signal()
+        while True:
+            if self.flight.idle:
+                self.flight.on_work(work.set)
+                await work.wait(self.clock)
+                last = self.clock.monotonic_ms()
+            await self.clock.sleep_ms(limits.SWEEP_MS)
+            now = self.clock.monotonic_ms()
+            if now - last > STALL_MS:
+                self.flight.forgive_silence(now)
+            last = now
+            self.flight.expire(now)
+            session = self._session
+            if session is None:
+                continue
+            silent_ms = self.flight.silent_ms(now)
+            if silent_ms > CLIENT_HEDGE_MS:
+                session.end(
+                    SessionEnd(
+                        "silence",
+                        Unavailable(f"{session.address} was silent for {silent_ms} ms"),
+                        detect_ms=silent_ms,
+                    )
+                )
+            elif silent_ms > 0 and now - pinged >= HEARTBEAT_MS:
+                pinged = now
+                session.channel.begin_ping()
+
+    # The tender
+    # ------------------------------------------------------------------------------------
+
+    async def _tend_session(self, session: Session) -> None:
+        """Restore the warm stream, then the witness, and look after both while the session
+        lasts."""
+        if self._want_warm:
+            await self._seek_warm(session)
+        witness: asyncio.Task[None] | None = None
+        if self._want_witness:
+            witness = self._tasks.spawn(self._heed_witness(session), "witness")
+        try:
+            if self._want_warm:
+                await self._keep_warm(session)
+            elif witness is not None:
+                await asyncio.wait((witness,))
+        finally:
+            if witness is not None:
+                witness.cancel()
+
+    async def _keep_warm(self, session: Session) -> None:
+        retry_ms = limits.WARM_RETRY_MS
+        while True:
+            if await self._check_warm():
+                retry_ms = limits.WARM_RETRY_MS
+                await self._warm_pause(limits.WARM_CHECK_MS)
+            elif await self._seek_warm(session):
+                retry_ms = limits.WARM_RETRY_MS
+            else:
+                await self.clock.sleep_ms(retry_ms)
+                retry_ms = min(2 * retry_ms, limits.WARM_RETRY_MS_MAX)
+
+    async def _warm_pause(self, pause_ms: int) -> None:
+        """Wait ``pause_ms``, or less when the warm stream ends."""
+        warm = self._warm
+        if warm is None:
+            return
+        timer = asyncio.ensure_future(self.clock.sleep_ms(pause_ms))
+        try:
+            await asyncio.wait((warm.ended, timer), return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            timer.cancel()
+
+    async def _check_warm(self) -> bool:
+        """Ping the warm stream; one that does not answer is dropped."""
+        warm = self._warm
+        if warm is None:
+            return False
+        try:
+            if warm.alive:
+                await within(self.clock, CLIENT_HEDGE_MS, warm.call(Ping()), f"ping {warm.peer}")
+                return True
+        except SofsError:
+            pass  # Whatever it was: this stream is no standby.
+        if self._warm is warm:
+            self._warm = None
+        await warm.close()
+        return False
+
+    async def _seek_warm(self, session: Session) -> bool:
+        if self._warm is not None and self._warm.alive:
+            if node_of(self._warm) != session.node:
+                return True
+            await self._warm.close()
+        self._warm = None
+        others = [a for a in self._book.order() if a != session.address]
+        if not others:
+            return False
+        try:
+            channel = await self._dialer.first(others, lambda c: node_of(c) != session.node)
+        except SofsError:
+            return False  # Tried again by the tender; a failover walks the addresses meanwhile.
+        self._warm = channel
+        return True
+
+    async def _heed_witness(self, session: Session) -> None:
+        """Register with a witness and leave the node at once when it says so."""
+        witness = WitnessClient(self._dialer, self.clock, self.client_id, self.share)
+        self._witness = witness
+        while True:
+            notice = await witness.heed(session.channel, session.address, session.node)
+            if notice is None or notice.destination != session.address:
+                break
+        if notice is not None:
+            session.end(
+                SessionEnd(
+                    notice.reason,
+                    Unavailable(f"witness: {notice.reason}"),
+                    prefer=notice.destination,
+                )
+            )
+
+
+def _reclaim_error(code: str, path: str) -> SofsError:
+    if code == ObjectNameNotFound.code:
+        return HandleLost(f"{path}: the handle's timeout passed while this client was away")
+    if code == AccessDenied.code:
+        return AccessDenied(f"{path}: the handle belongs to another principal")
+    return error_from_code(code, path)

@@ -1,0 +1,138 @@
+"""The client's side of the witness protocol (MS-SWN): hear from another node that ours is gone.
+
+Sequence. Ask the node in use for the interface list; pick an interface that is AVAILABLE, may be a
+witness and is not on the node in use; register there with the address in use; keep one AsyncNotify
+outstanding. A notice that the node in use is UNAVAILABLE, or that this client is to move, ends the
+wait. Without a candidate, or when the witness goes away, it is tried again each WITNESS_RETRY_MS (a
+witness that goes away is replaced at once the first time).
+
+The witness is a hint: it makes failover earlier and never decides anything else. A wrong notice
+costs a failover.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from sofs.client.dialing import Dialer
+from sofs.constants import WITNESS_RETRY_MS
+from sofs.core.messages import (
+    AsyncNotify,
+    GetInterfaceList,
+    Interface,
+    InterfaceList,
+    Notification,
+    RegisterWitness,
+    RegisterWitnessReply,
+)
+from sofs.errors import SofsError
+from sofs.ports.runtime import Clock
+from sofs.services.channel import Channel, expect
+
+WITNESS_VERSION: Final = 0x00020000
+AVAILABLE: Final = 1
+UNAVAILABLE: Final = 255
+IPV4_VALID: Final = 1
+IPV6_VALID: Final = 2
+MAY_WITNESS: Final = 4
+RESOURCE_CHANGE: Final = 1
+MOVES: Final = (2, 3)  # Client move, share move.
+KEEP_ALIVE_S: Final = 120
+
+
+@dataclass(frozen=True, slots=True)
+class Notice:
+    """Leave the node in use. ``destination``: where to go, "" for any other node."""
+
+    reason: str
+    destination: str = ""
+
+
+class WitnessClient:
+    """At most one registration at a time."""
+
+    def __init__(self, dialer: Dialer, clock: Clock, client_id: bytes, share: str) -> None:
+        self._dialer = dialer
+        self._clock = clock
+        self._client_name = client_id.hex()
+        self._share = share
+        self._channel: Channel | None = None
+        self.address = ""  # Of the witness registered with; "" without one.
+
+    async def close(self) -> None:
+        """End the registration's stream; the witness forgets it then."""
+        channel, self._channel = self._channel, None
+        self.address = ""
+        if channel is not None:
+            await channel.close()
+
+    async def heed(self, session: Channel, address: str, node: str) -> Notice | None:
+        """Return what a witness says about ``node`` at ``address``; None when ``session`` ended."""
+        while session.alive:
+            try:
+                registered = await self._register(session, address, node)
+                if registered:
+                    notice = await self._listen(address, node, registered)
+                    return notice
+            except SofsError:
+                pass  # The witness or its list is not to be had now: try again later.
+            finally:
+                await self.close()
+            await self._clock.sleep_ms(WITNESS_RETRY_MS)
+        return None
+
+    async def _register(self, session: Channel, address: str, node: str) -> bytes:
+        reply = expect(await session.call(GetInterfaceList()), InterfaceList)
+        for interface in reply.interfaces:
+            where = witness_address(interface)
+            if not where or interface.node == node or where == address:
+                continue
+            try:
+                self._channel = await self._dialer.open(where, "witness")
+                answer = await self._channel.call(
+                    RegisterWitness(
+                        version=WITNESS_VERSION,
+                        share_name=self._share,
+                        address=address,
+                        client_name=self._client_name,
+                        keep_alive_s=KEEP_ALIVE_S,
+                    )
+                )
+                self.address = where
+                return expect(answer, RegisterWitnessReply).context
+            except SofsError:
+                await self.close()  # The next candidate may do.
+        return b""
+
+    async def _listen(self, address: str, node: str, context: bytes) -> Notice:
+        channel = self._channel
+        assert channel is not None
+        while True:
+            answer = await channel.call(AsyncNotify(context=context))
+            notice = judge(expect(answer, Notification), address, node)
+            if notice is not None:
+                return notice
+
+
+def witness_address(interface: Interface) -> str:
+    """Where the interface's witness listens, IPv6 first; "" if it cannot be a witness now."""
+    if interface.state != AVAILABLE or not interface.flags & MAY_WITNESS:
+        return ""
+    if interface.flags & IPV6_VALID and interface.ipv6:
+        return f"[{interface.ipv6}]:{interface.port}"
+    if interface.flags & IPV4_VALID and interface.ipv4:
+        return f"{interface.ipv4}:{interface.port}"
+    return ""
+
+
+def judge(notification: Notification, address: str, node: str) -> Notice | None:
+    """Return what a notification asks of a client that uses ``node`` at ``address``."""
+    if notification.kind == RESOURCE_CHANGE:
+        ours = notification.address == address or (bool(node) and notification.node == node)
+        if ours and notification.state == UNAVAILABLE:
+            return Notice("witness: node unavailable")
+        return None
+    if notification.kind in MOVES:
+        return Notice("witness: move", notification.address)
+    return None
