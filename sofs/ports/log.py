@@ -52,6 +52,9 @@ class SealedLog:
     last_sequence: int
     records: Sequence[Record]
     """The records asked for, in order, verified; payloads are memoryviews."""
+    resumed_at: int = 0
+    """First record behind deleted segments: those between the first segment and it are gone (0:
+    none)."""
 
 
 class LogWriter(Protocol):
@@ -185,23 +188,34 @@ class FencedStore(Protocol):
         ...
 
     async def seal(
-        self, claim: Claim, *, after_sequence: int = 0, known_durable: int = 0
+        self,
+        claim: Claim,
+        *,
+        after_sequence: int = 0,
+        known_durable: int = 0,
+        deleted_ok: bool = False,
     ) -> SealedLog:
         """R4 for a log whose successor claim this process owns: read to the first record that is
         not whole, tell a torn tail from corruption (R5), fsync what was read and its folder, drop
         cached pages, verify the adopted tail again. Returns records above ``after_sequence``.
 
-        ``known_durable``: the highest sequence of this log that the caller knows as acknowledged,
-        from an extent, a lineage or a follower's position. It is evidence for R5, and segments that
-        lie wholly below it are not read again. Sealing twice gives the same answer.
+        ``after_sequence`` and ``known_durable`` name sequences of this log that the caller knows as
+        acknowledged (from an extent, a lineage, a table): both are evidence for R5. Segments that
+        hold nothing above ``after_sequence`` are not read. Sealing twice gives the same answer.
 
-        Raises Corrupt when a bad record lies at or below one known as durable.
+        Raises Corrupt when a bad record lies at or below one known as durable, or when segments
+        behind the first are missing that held records above ``after_sequence``; with ``deleted_ok``
+        the latter is told by ``SealedLog.resumed_at`` and the caller judges.
         """
         ...
 
-    async def delete_segments(self, claim: Claim, *, below_segment: int) -> int:
-        """Delete the log's segments with a lower number, ascending; returns how many. The caller
-        has an acknowledged boundary that makes them needless (R10)."""
+    async def delete_segments(
+        self, claim: Claim, *, below_segment: int, keep_first: bool = False
+    ) -> int:
+        """Delete the log's segments with a lower number, ascending; returns how many. Segment 0
+        goes last and only with the whole log, since it states where the log begins and holds its
+        lineage; ``keep_first`` keeps it even then. The caller has an acknowledged boundary that
+        makes them needless (R10)."""
         ...
 
     async def probe_latency(self) -> None:

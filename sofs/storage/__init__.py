@@ -7,19 +7,27 @@ process.
 
 from __future__ import annotations
 
+from sofs.storage.entries import ProtobufEntries
 from sofs.storage.fenced import StoreFences, open_fenced
 from sofs.storage.local import LocalAppendStore
 from sofs.storage.logbase import LogOptions
+from sofs.storage.probe import attach
+from sofs.storage.recovery import StoreRecovery
 from sofs.storage.runtime import SystemClock, SystemEntropy, ThreadBlocking
+from sofs.storage.slots import MemorySlotStore
 from sofs.storage.state import ApswState
 
 __all__ = [
     "ApswState",
     "LocalAppendStore",
     "LogOptions",
+    "MemorySlotStore",
+    "ProtobufEntries",
     "StoreFences",
+    "StoreRecovery",
     "SystemClock",
     "SystemEntropy",
     "ThreadBlocking",
+    "attach",
     "open_fenced",
 ]

@@ -28,6 +28,7 @@ from sofs.storage.logbase import LogOptions
 from sofs.storage.names import claim_folder, claim_key, hint_key, log_folder, number_of
 from sofs.storage.seal import peek_append_log, seal_append_log
 from sofs.storage.slotlog import SlotLog, peek_slot_log, seal_slot_log
+from sofs.storage.walk import Asked
 
 HINT_LAG_MAX: Final = 16  # Claims probed one by one above a hint before the folder is listed.
 
@@ -160,33 +161,34 @@ class StoreFences:
         )
 
     async def seal(
-        self, claim: Claim, *, after_sequence: int = 0, known_durable: int = 0
+        self,
+        claim: Claim,
+        *,
+        after_sequence: int = 0,
+        known_durable: int = 0,
+        deleted_ok: bool = False,
     ) -> SealedLog:
         """Seal a log; see the port."""
+        what = Asked(after_sequence, max(after_sequence, known_durable), deleted_ok)
         if self._append is None:
-            return await seal_slot_log(
-                self._store,
-                claim,
-                self._blocking,
-                self._entropy,
-                after=after_sequence,
-                known_durable=known_durable,
-            )
-        return await seal_append_log(
-            self._append, claim, self._blocking, after=after_sequence, known_durable=known_durable
-        )
+            return await seal_slot_log(self._store, claim, self._blocking, self._entropy, what)
+        return await seal_append_log(self._append, claim, self._blocking, what)
 
-    async def delete_segments(self, claim: Claim, *, below_segment: int) -> int:
-        """Delete segments with a lower number in ascending order and return how many. Segment 0
-        stays as long as any other does, since the log's lineage is in it."""
-        [count] = await self._blocking.run("", lambda: self._delete(claim, below_segment))
+    async def delete_segments(
+        self, claim: Claim, *, below_segment: int, keep_first: bool = False
+    ) -> int:
+        """Delete segments with a lower number in ascending order and return how many; see the
+        port."""
+        [count] = await self._blocking.run(
+            "", lambda: self._delete(claim, below_segment, keep_first)
+        )
         return cast(int, count)
 
-    def _delete(self, claim: Claim, below: int) -> int:
+    def _delete(self, claim: Claim, below: int, keep_first: bool) -> int:
         keys = self._store.list(log_folder(claim.role, claim.epoch))
         numbers = sorted((number_of(key), key) for key in keys)
         doomed = [key for number, key in numbers if 0 < number < below]
-        if numbers and numbers[0][0] == 0 and numbers[-1][0] < below:
+        if numbers and numbers[0][0] == 0 and numbers[-1][0] < below and not keep_first:
             doomed.append(numbers[0][1])
         for key in doomed:
             self._store.delete(key)

@@ -20,7 +20,7 @@ from sofs.ports.log import Claim, SealedLog
 from sofs.ports.runtime import Blocking
 from sofs.ports.store import AppendStore, SegmentReader
 from sofs.storage.names import log_folder, number_of, segment_key
-from sofs.storage.walk import Walk, peek
+from sofs.storage.walk import Asked, Walk, peek
 
 
 class _Segments:
@@ -64,11 +64,11 @@ class _Segments:
 
 
 async def seal_append_log(
-    store: AppendStore, claim: Claim, blocking: Blocking, *, after: int, known_durable: int
+    store: AppendStore, claim: Claim, blocking: Blocking, asked: Asked
 ) -> SealedLog:
     """Seal a log whose successor's claim is won; see ``FencedStore.seal``."""
     segments = _Segments(store, claim)
-    walk = Walk(segments, claim.nonce, after=after, known_durable=known_durable)
+    walk = Walk(segments, claim.nonce, asked)
 
     def sync() -> None:
         for number in walk.read:
@@ -81,7 +81,9 @@ async def seal_append_log(
         await blocking.run("", walk.run, sync, verify)
     finally:
         await blocking.run("", segments.close)
-    return SealedLog(claim, walk.first_sequence, walk.next_sequence - 1, walk.records)
+    return SealedLog(
+        claim, walk.first_sequence, walk.next_sequence - 1, walk.records, walk.resumed_at
+    )
 
 
 async def peek_append_log(

@@ -36,6 +36,7 @@ from sofs.ports.runtime import Blocking, Clock, Entropy
 from sofs.ports.store import Buffer, Lost, Store, Won
 from sofs.storage.logbase import BaseLog, Batch, LogOptions
 from sofs.storage.names import claim_key, log_folder, number_of, slot_key
+from sofs.storage.walk import Asked
 
 PUT_TRIES_MAX: Final = 4
 PUT_RETRY_MS: Final = 50
@@ -159,22 +160,25 @@ def _header(claim: Claim, slot: int, first_sequence: int) -> bytes:
 class _SlotWalk:
     """Reads a log slot by slot; ``fence`` ends it."""
 
-    def __init__(self, store: Store, claim: Claim, *, after: int, known_durable: int) -> None:
+    def __init__(self, store: Store, claim: Claim, asked: Asked) -> None:
         self._store = store
         self._claim = claim
-        self._after = after
-        self._known = known_durable
+        self._after = after = asked.after
+        self._known = asked.known
+        self._deleted_ok = asked.deleted_ok
+        self.resumed_at = 0
         self.records: list[Record] = []
         self.first_sequence = self.next_sequence = after + 1
         self.slot = 0
+        self._resume_at = 0  # The slot behind those that were deleted, if any were.
         self.fenced = False
 
     def _key(self, slot: int) -> str:
         return slot_key(self._claim.role, self._claim.epoch, slot)
 
     def start(self) -> None:
-        """Find the slot to begin with: the last that starts at or below what is not known as
-        durable."""
+        """Find the slot to begin with: the last that starts at or below the first record asked
+        for."""
         slots = sorted(
             map(number_of, self._store.list(log_folder(self._claim.role, self._claim.epoch)))
         )
@@ -186,12 +190,25 @@ class _SlotWalk:
         low, high = 0, len(slots) - 1
         while low < high:
             middle = (low + high + 1) // 2
-            if self._first_of(slots[middle]) <= self._known + 1:
+            if self._first_of(slots[middle]) <= self._after + 1:
                 low = middle
             else:
                 high = middle - 1
         self.slot = slots[low]
         self.next_sequence = self._first_of(self.slot)
+        if low == 0 and len(slots) > 1 and slots[1] > 1:
+            self._resume_at = slots[1]
+
+    def _next_slot(self) -> None:
+        """Go on behind the current slot; behind slot 0 over those that were deleted."""
+        if self.slot == 0 and self._resume_at:
+            first = self._first_of(self._resume_at)
+            if not self._deleted_ok:
+                raise Corrupt(f"{self._key(1)} is missing; restore it from a copy")
+            self.slot = self._resume_at
+            self.next_sequence = self.resumed_at = first
+        else:
+            self.slot += 1
 
     def _first_of(self, slot: int) -> int:
         head = self._store.read(self._key(slot), 0, SEGMENT_HEADER_BYTES)
@@ -234,7 +251,7 @@ class _SlotWalk:
             at = record.end_offset
             if record.sequence > self._after:
                 self.records.append(record)
-        self.slot += 1
+        self._next_slot()
 
     def put_fence(self, token: bytes) -> None:
         """Put a fence in the first free slot, taking what the owner wins meanwhile."""
@@ -280,21 +297,21 @@ async def seal_slot_log(
     claim: Claim,
     blocking: Blocking,
     entropy: Entropy,
-    *,
-    after: int,
-    known_durable: int,
+    asked: Asked,
 ) -> SealedLog:
     """Walk to the first free slot and fence it; see ``FencedStore.seal``."""
-    walk = _SlotWalk(store, claim, after=after, known_durable=known_durable)
+    walk = _SlotWalk(store, claim, asked)
     token = entropy.token(16)
     await blocking.run("", walk.start, walk.read_to_free_slot, lambda: walk.put_fence(token))
-    return SealedLog(claim, walk.first_sequence, walk.next_sequence - 1, walk.records)
+    return SealedLog(
+        claim, walk.first_sequence, walk.next_sequence - 1, walk.records, walk.resumed_at
+    )
 
 
 async def peek_slot_log(
     store: Store, claim: Claim, blocking: Blocking, *, records_max: int, after: int
 ) -> Sequence[Record]:
     """Read whole records from the log's start without fencing it."""
-    walk = _SlotWalk(store, claim, after=after, known_durable=after)
+    walk = _SlotWalk(store, claim, Asked(after, 0, True))
     await blocking.run("", walk.start, lambda: walk.read_to_free_slot(records_max=records_max))
     return walk.records

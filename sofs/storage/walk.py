@@ -21,6 +21,7 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Final, Protocol
 
 from sofs.constants import MIB, RECORD_ALIGN_BYTES
@@ -39,6 +40,16 @@ from sofs.errors import Corrupt
 from sofs.ids import ID_BYTES
 
 WINDOW_BYTES: Final = MIB
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What a caller wants of a log and knows about it: records above ``after``; sequences up to
+    ``known`` were acknowledged; whether segments behind the first may be missing."""
+
+    after: int
+    known: int
+    deleted_ok: bool
 
 
 class Pieces(Protocol):
@@ -165,11 +176,13 @@ class Walk:
     ``first_sequence``, ``next_sequence``, ``durable`` (the evidence), and ``read`` (the pieces
     looked at)."""
 
-    def __init__(self, pieces: Pieces, nonce: bytes, *, after: int, known_durable: int) -> None:
+    def __init__(self, pieces: Pieces, nonce: bytes, asked: Asked) -> None:
         self._pieces = pieces
         self._nonce = nonce
-        self._after = after
-        self.durable = known_durable
+        self._after = after = asked.after
+        self._deleted_ok = asked.deleted_ok
+        self.durable = asked.known
+        self.resumed_at = 0
         self.records: list[Record] = []
         self.first_sequence = self.next_sequence = after + 1
         self.read: dict[int, None] = {}
@@ -184,25 +197,32 @@ class Walk:
             return
         while self._piece(numbers[index], numbers[index + 1 :]):
             index += 1
-            if index == len(numbers) or numbers[index] != numbers[index - 1] + 1:
-                # The next segment exists durably before the ROLL that leads to it is written.
-                missing = self._pieces.name(numbers[index - 1] + 1)
-                raise Corrupt(f"{missing} is missing; restore it from a copy")
+            # The next segment exists durably before the ROLL that leads to it is written.
+            if index == len(numbers):
+                raise self._missing(numbers[index - 1] + 1)
+            if numbers[index] != numbers[index - 1] + 1:
+                header = self._header(numbers[index])
+                if index != 1 or header is None or not self._deleted_ok:
+                    raise self._missing(numbers[index - 1] + 1)
+                self.next_sequence = self.resumed_at = header.first_sequence
+
+    def _missing(self, number: int) -> Corrupt:
+        return Corrupt(f"{self._pieces.name(number)} is missing; restore it from a copy")
 
     def _header(self, number: int) -> SegmentHeader | None:
         return _header_of(self._pieces, number, self._nonce)
 
     def _start(self, numbers: list[int]) -> int | None:
-        """Index of the piece to begin with: the last that starts at or below the first record that
-        is not known as durable. None when the log is empty. Pieces before it may be deleted; piece
-        0, which states where the log begins, goes last."""
+        """Index of the piece to begin with: the last that starts at or below the first record
+        asked for. None when the log is empty. Pieces before it may be deleted; piece 0, which
+        states where the log begins, goes last."""
         origin = self._header(0) if numbers and numbers[0] == 0 else None
         if origin is not None:
             self.first_sequence = origin.first_sequence
-        if self.durable > 0:
+        if self._after > 0:
             for index in range(len(numbers) - 1, -1, -1):
                 header = self._header(numbers[index])
-                if header is not None and header.first_sequence <= self.durable + 1:
+                if header is not None and header.first_sequence <= self._after + 1:
                     self.next_sequence = header.first_sequence
                     return index
         if origin is not None:
@@ -331,14 +351,17 @@ def peek(pieces: Pieces, nonce: bytes, *, records_max: int, after: int) -> list[
                 break
     records: list[Record] = []
     expected = 0
-    for number in numbers[index:]:
+    for at_index in range(index, len(numbers)):
+        number = numbers[at_index]
         reader = _Reader(pieces, number, nonce)
         header = reader.header()
-        if header is None or (expected and header.first_sequence != expected):
+        if header is None:
+            break
+        deleted_before = at_index == 1 and number > 1
+        if expected and header.first_sequence != expected and not deleted_before:
             break
         expected = header.first_sequence
-        at = SEGMENT_HEADER_BYTES
-        record = reader.record(at)
+        record = reader.record(SEGMENT_HEADER_BYTES)
         while record is not None and record.sequence == expected:
             if record.kind is RecordKind.ROLL:
                 break

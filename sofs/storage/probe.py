@@ -1,0 +1,241 @@
+"""Attaching to a root: the right driver for a URL, and a probe that fails closed (R11).
+
+The probe does, with names of its own, what the protocols stand on: it creates one key twice, lets
+RACE_THREADS threads create one key at the same time RACE_ROUNDS times over, reads and lists what
+was written, and deletes it. A backend that does any of it wrongly is refused with the name of what
+it lacks. A probe can only refuse, never prove: so append roots must also be on a file system of
+the allow-list, where the claim check (a look-up in a folder) is known to be coherent. Network and
+FUSE file systems cache absent names, and private overlays give each mount its own answer.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from pathlib import Path
+from typing import Final
+
+from sofs.errors import BackendRefused, FormatRefused, SofsError, StoreFailed
+from sofs.ports.store import AppendStore, Store, Won
+from sofs.storage.local import LocalAppendStore
+from sofs.storage.oscalls import OsCalls, store_error
+from sofs.storage.roots import CLUSTER_KEY, VOLUME_KEY, decode_root
+from sofs.storage.slots import MemorySlotStore
+
+APPEND_FILE_SYSTEMS: Final = frozenset({"ext4", "xfs", "btrfs", "tmpfs"})
+RACE_THREADS: Final = 8
+RACE_ROUNDS: Final = 6
+_MOUNTS: Final = "/proc/self/mountinfo"
+
+
+def attach(
+    url: str,
+    *,
+    cluster: bytes | None = None,
+    probe: bool = True,
+    calls: OsCalls | None = None,
+) -> Store:
+    """Return the probed Store of ``url`` (a path, ``file://`` or ``memory://``). Blocks.
+
+    ``cluster``: uuid that the root must belong to, unless it is fresh. A folder that does not
+    exist is created. Raises BackendRefused (naming what the backend lacks), ReadOnlyBackend,
+    DiskFull, FormatRefused (the root belongs to another cluster or format), StoreFailed.
+    """
+    scheme, separator, _ = url.partition("://")
+    if separator and scheme == "memory":
+        store: Store = MemorySlotStore(url)
+    elif not separator or scheme in ("file", "local"):
+        local = LocalAppendStore(url, calls=calls)
+        _make_root(local)
+        if probe:
+            check_file_system(local.root)
+        store = local
+    else:
+        raise BackendRefused(
+            f"there is no driver of our own for {scheme}://, and fsspec's generic calls cannot create "
+            "exclusively; use a local path or file:// on ext4, xfs, btrfs or tmpfs"
+        )
+    if cluster is not None:
+        check_cluster(store, cluster)
+    if probe:
+        run_probe(store)
+        if isinstance(store, LocalAppendStore):
+            probe_append(store)
+            store.clean_temporaries()
+    return store
+
+
+def _make_root(store: LocalAppendStore) -> None:
+    try:
+        Path(store.root).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise store_error(error, "create the root", store.url) from error
+
+
+def check_cluster(store: Store, cluster: bytes) -> None:
+    """Raise FormatRefused when the root belongs to another cluster."""
+    for key in (CLUSTER_KEY, VOLUME_KEY):
+        data = store.get(key)
+        if data is not None and decode_root(data, key).cluster != cluster:
+            raise FormatRefused(
+                f"{store.url} belongs to another cluster (see {key}); give this one a root of its own"
+            )
+
+
+def file_system_of(path: str, mounts: str = _MOUNTS) -> str:
+    """Return the type of the file system that ``path`` lies on, from the mount table."""
+    real = os.path.realpath(path)
+    best, found = "", "unknown"
+    try:
+        lines = Path(mounts).read_text().splitlines()
+    except OSError as error:
+        raise BackendRefused(f"the mount table {mounts} cannot be read: {error}") from error
+    for line in lines:
+        left, _, right = line.partition(" - ")
+        point = left.split()[4].encode().decode("unicode_escape")
+        inside = real == point or real.startswith(point.rstrip("/") + "/")
+        if inside and len(point) >= len(
+            best
+        ):  # Of two mounts at one point the later one is on top.
+            best, found = point, right.split()[0]
+    return found
+
+
+def check_file_system(path: str, mounts: str = _MOUNTS) -> None:
+    """Raise BackendRefused unless ``path`` is on a file system known to be coherent."""
+    kind = file_system_of(path, mounts)
+    if kind not in APPEND_FILE_SYSTEMS:
+        raise BackendRefused(
+            f"{path} is on {kind}, which is not known to show a new name to all at once; "
+            f"use one of {', '.join(sorted(APPEND_FILE_SYSTEMS))}"
+        )
+
+
+def run_probe(store: Store) -> None:
+    """Probe what every Store needs. Raises BackendRefused naming the first thing that it lacks."""
+    token = os.urandom(8).hex()
+    folder = f"probes/{token}"
+    try:
+        _probe_create(store, f"{folder}/twice")
+        for index in range(RACE_ROUNDS):
+            _probe_race(store, f"{folder}/race-{index}")
+        _probe_visible(store, folder)
+        _probe_delete(store, folder)
+    finally:
+        _clean(store, folder)
+
+
+def _clean(store: Store, folder: str) -> None:
+    try:
+        for key in store.list(folder):
+            store.delete(key)
+    except SofsError:
+        return  # The probe's own error matters more; its names are under probes/ and harmless.
+
+
+def _need(condition: bool, store: Store, what: str) -> None:
+    if not condition:
+        raise BackendRefused(f"{store.url}: {what}; use a backend that can")
+
+
+def _probe_create(store: Store, key: str) -> None:
+    first, second = os.urandom(16), os.urandom(16)
+    _need(store.get(key) is None, store, "a name that nobody created is there")
+    _need(isinstance(store.put_if_absent(key, first), Won), store, "a fresh name is not free")
+    outcome = store.put_if_absent(key, second)
+    _need(not isinstance(outcome, Won), store, "it lacks exclusive create: the second one won too")
+    _need(
+        store.get(key) == first, store, "it lacks exclusive create: the second overwrote the first"
+    )
+    _need(
+        isinstance(store.put_if_absent(key, first), Won),
+        store,
+        "a repeated create does not recognise its own object",
+    )
+
+
+def _probe_race(store: Store, key: str) -> None:
+    tokens = [os.urandom(16) for _ in range(RACE_THREADS)]
+    won: list[bytes] = []
+    errors: list[BaseException] = []
+    barrier = threading.Barrier(RACE_THREADS)
+
+    def race(token: bytes) -> None:
+        try:
+            barrier.wait()
+            if isinstance(store.put_if_absent(key, token), Won):
+                won.append(token)
+        except BaseException as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=race, args=(token,)) for token in tokens]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    if errors:
+        raise errors[0]
+    _need(
+        len(won) == 1, store, f"it lacks exclusive create: {len(won)} of {RACE_THREADS} threads won"
+    )
+    _need(
+        store.get(key) == won[0], store, "it lacks exclusive create: the object is not the winner's"
+    )
+
+
+def _probe_visible(store: Store, folder: str) -> None:
+    key, data = f"{folder}/read", os.urandom(4096)
+    store.put_if_absent(key, data)
+    _need(store.get(key) == data, store, "it does not return what was written")
+    _need(
+        store.read(key, 100, 50) == data[100:150], store, "it does not return the range asked for"
+    )
+    _need(store.read(key, 4000, 500) == data[4000:], store, "it reads beyond an object's end")
+    _need(key in store.list(folder), store, "a listing lacks what was written before it")
+
+
+def _probe_delete(store: Store, folder: str) -> None:
+    key = f"{folder}/read"
+    store.delete(key)
+    store.delete(key)
+    _need(store.get(key) is None, store, "a deleted object is still there")
+    _need(key not in store.list(folder), store, "a listing shows what was deleted before it")
+
+
+def probe_append(store: AppendStore) -> None:
+    """Probe segments and guards. Raises BackendRefused naming the first thing that fails."""
+    folder = f"probes/{os.urandom(8).hex()}"
+    try:
+        guard = store.open_guard(folder)
+        try:
+            _need(guard.absent("name"), store, "a guard sees a name that nobody created")
+            store.put_if_absent(f"{folder}/name", os.urandom(16))
+            _need(not guard.absent("name"), store, "a guard does not see a name that was created")
+        finally:
+            guard.close()
+        segment = store.create_segment(f"{folder}/segment", zero_fill_bytes=8192)
+        try:
+            segment.write(4096, [b"so", b"fs"])
+            segment.sync()
+        finally:
+            segment.close()
+        reader = store.open_segment(f"{folder}/segment")
+        try:
+            reader.sync_and_drop()
+            got = reader.read(4094, 8)
+            _need(got == b"\0\0sofs\0\0", store, "a segment does not return what was written")
+        finally:
+            reader.close()
+        _refuses_second_segment(store, f"{folder}/segment")
+    finally:
+        _clean(store, folder)
+
+
+def _refuses_second_segment(store: AppendStore, key: str) -> None:
+    try:
+        store.create_segment(key, zero_fill_bytes=0).close()
+    except StoreFailed:
+        return
+    raise BackendRefused(
+        f"{store.url}: a segment's name was given out twice; use a backend that can"
+    )
