@@ -159,7 +159,8 @@ class Follower:
         try:
             await asyncio.wait((watch, work), return_when=asyncio.FIRST_COMPLETED)
             if work.done() and not work.cancelled() and work.exception() is None:
-                return work.result()
+                finished: Verdict | None = work.result()
+                return finished
             if channel.alive and watch.done() and self._crashed is None:
                 return Verdict.SILENT
             return None if self._crashed is None else Verdict.UNREACHABLE
@@ -178,13 +179,11 @@ class Follower:
             applying = self._tasks.spawn(self._apply_pushed(channel), "push")
             await asyncio.wait((asking, applying), return_when=asyncio.FIRST_COMPLETED)
             if asking.done() and not asking.cancelled():
-                return asking.result()
+                asked: Verdict = asking.result()
+                return asked
             return None
         except SofsError:
-            return None if channel.alive else await self._until_ended(channel)
-
-    async def _until_ended(self, channel: Channel) -> None:
-        await channel.ended
+            return None
 
     async def _start_following(self, channel: Channel) -> None:
         """Agree on a position; catch up from the store as often as the owner says that it must

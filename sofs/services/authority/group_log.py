@@ -53,6 +53,7 @@ class GroupLog:
         self._open: asyncio.Future[None] | None = None
         self._in_flight: asyncio.Future[None] | None = None
         self._flushing = False
+        self._ended: SofsError | None = None
         self.groups = 0
         self.transactions = 0
 
@@ -86,6 +87,8 @@ class GroupLog:
     async def settled(self) -> None:
         """Return when everything applied before this call is durable and checked; raises why
         not."""
+        if self._ended is not None:
+            raise self._ended
         group = self._open or self._in_flight
         if group is not None:
             await asyncio.shield(group)
@@ -101,6 +104,13 @@ class GroupLog:
         self._logged(placement, payload)
         return placement
 
+    def end(self, error: SofsError) -> None:
+        """The life is over: whoever waits for a group gets the reason."""
+        self._ended = error
+        for group in (self._open, self._in_flight):
+            if group is not None and not group.done():
+                group.set_exception(error)
+
     async def _flush(self) -> None:
         while self._open is not None:
             group, self._open = self._open, None
@@ -109,10 +119,12 @@ class GroupLog:
                 await self._flush_group()
             except SofsError as error:
                 # The log ended; LogWriter.on_end ends the authority's life, which fails all else.
-                group.set_exception(error)
+                if not group.done():
+                    group.set_exception(error)
                 return
             self._in_flight = None
-            group.set_result(None)
+            if not group.done():
+                group.set_result(None)
         self._flushing = False
 
     async def _flush_group(self) -> None:

@@ -18,12 +18,11 @@ dropped, the part composes a new incarnation that follows whoever claims next, o
 from __future__ import annotations
 
 import asyncio
+import copy
 import dataclasses
 import logging
 from collections.abc import Callable, Coroutine
 from typing import Any, Final
-
-from sofs.services.authority.state import AuthorityState
 
 from sofs.constants import GATE_WINDOW_MS
 from sofs.core import messages as m
@@ -50,6 +49,7 @@ from sofs.services.authority.follower import checkpoint_ref, take_checkpoint
 from sofs.services.authority.group_log import GroupLog
 from sofs.services.authority.schema import SCHEMA_VERSION
 from sofs.services.authority.service_nodes import NodeLink, Nodes, check_commit
+from sofs.services.authority.state import AuthorityState
 from sofs.services.channel import Channel, check_hello
 from sofs.services.tasks import Tasks
 
@@ -134,6 +134,7 @@ class ActiveAuthority:
         if self.ended.done():
             return
         self.ended.set_result(reason)
+        self.group.end(reason)
         for channel in list(self._channels):
             channel.end(Unavailable(f"this authority's life ended: {reason}"))
         self._tasks.cancel()
@@ -279,7 +280,7 @@ class ActiveAuthority:
         key = (caller.client, caller.op_id)
         running = self._in_flight.get(key)
         if running is not None:
-            return dataclasses.replace(await asyncio.shield(running))
+            return copy.copy(await asyncio.shield(running))
         future: asyncio.Future[m.Message] = asyncio.get_running_loop().create_future()
         future.add_done_callback(_retrieved)
         self._in_flight[key] = future
@@ -360,7 +361,7 @@ class ActiveAuthority:
 
     async def _disconnected(self, link: NodeLink, body: m.Disconnected) -> m.Message:
         def rules() -> m.Message:
-            self.state.disconnect([h.handle for h in body.handles], link.incarnation)
+            self.state.disconnect(body.handles, link.incarnation)
             return m.Done()
 
         reply = await self._run(rules)

@@ -20,8 +20,6 @@ import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from sofs.services.authority.state import AuthorityState
-
 from sofs.core.messages import (
     BoundHandle,
     Commit,
@@ -51,6 +49,7 @@ from sofs.ports.stream import Envelope
 from sofs.services.authority.blocked import Blocked, HandleRef, TokenRef
 from sofs.services.authority.env import AuthorityEnv, node_role
 from sofs.services.authority.group_log import GroupLog
+from sofs.services.authority.state import AuthorityState
 from sofs.services.channel import Channel, expect, open_channel, within
 from sofs.services.tasks import Tasks
 
