@@ -128,7 +128,7 @@ class Commits(Extents):
         assert node is not None
         live: LiveDelta = {}
         files: dict[int, _TailFile | None] = {}
-        windows: dict[int, OpWindow | None] = {}
+        windows: dict[int, tuple[int, OpWindow] | None] = {}
         n_applied, applied = 0, node.applied
         for header, sequence, segment, offset, sums in records:
             if sequence <= applied:
@@ -157,9 +157,9 @@ class Commits(Extents):
                     "UPDATE inode SET size=?,modified=?,changed=?2 WHERE ino=?3",
                     file.size, file.modified, ino,
                 )  # fmt: skip
-        for handle, window in windows.items():
-            if window is not None:
-                self._set_window(handle, window.to_message(handle, 0))
+        for handle, known in windows.items():
+            if known is not None:
+                self._set_window(handle, known[1].to_message(handle, 0))
         self._flush_live(live)
         self._run("UPDATE datalog SET applied=? WHERE log_id=?", applied, log_id)
         return n_applied
@@ -173,7 +173,10 @@ class Commits(Extents):
         )  # fmt: skip
         return None if row is None else _TailFile(*row)
 
-    def _tail_window(self, windows: dict[int, OpWindow | None], header: DataHeader) -> None:
+    def _tail_window(
+        self, windows: dict[int, tuple[int, OpWindow] | None], header: DataHeader
+    ) -> None:
+        """Settle a record's operation in its handle's window, if the handle is still there."""
         handle = header.handle
         if handle not in windows:
             row = self._one(
@@ -181,14 +184,14 @@ class Commits(Extents):
             )
             windows[handle] = (
                 None
-                if row is None or header.generation > row[0]
-                else OpWindow.from_message(window_message(handle, *row))
+                if row is None
+                else (row[0], OpWindow.from_message(window_message(handle, *row)))
             )
-        window = windows[handle]
-        if window is None:
+        known = windows[handle]
+        if known is None or header.generation > known[0]:
             return
         if header.op is DataOp.ABANDON:
-            window.abandon(header.op_sequence)
+            known[1].abandon(header.op_sequence)
         else:
             append = header.op is DataOp.APPEND
-            window.complete(header.op_sequence, header.resulting_offset if append else None)
+            known[1].complete(header.op_sequence, header.resulting_offset if append else None)

@@ -1,14 +1,11 @@
-"""A volume for tests: AuthorityState over a small SQLite stand-in, with clients and nodes."""
+"""A volume for tests: AuthorityState with clients, nodes, and a follower fed by changesets."""
 
 from __future__ import annotations
 
 import pickle
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
-
-import apsw
 
 from sofs.core import messages as m
 from sofs.core.extents import pack_extent
@@ -16,39 +13,16 @@ from sofs.core.record import DataHeader, DataOp
 from sofs.services.authority.blocked import Blocked
 from sofs.services.authority.schema import SCHEMA
 from sofs.services.authority.state import AuthorityState
+from sofs.storage.state import ApswState
 
 NOW = 1_700_000_000_000_000_000
 RW = m.Access.READ | m.Access.WRITE
 RWD = RW | m.Access.DELETE
 
 
-class LocalState:
-    """The part of StateDatabase that rules use; no changesets."""
-
-    def __init__(self) -> None:
-        self._connection = apsw.Connection(":memory:", statementcachesize=500)
-        for statement in SCHEMA:
-            self._connection.execute(statement)
-
-    def execute(self, sql: str, parameters: Sequence[Any] = ()) -> Iterator[Any]:
-        return self._connection.execute(sql, tuple(parameters))
-
-    def one(self, sql: str, parameters: Sequence[Any] = ()) -> Any:
-        for row in self._connection.execute(sql, tuple(parameters)):
-            return row
-        return None
-
-    @contextmanager
-    def transaction(self) -> Iterator[None]:
-        with self._connection:
-            yield
-
-    def dump(self) -> list[tuple[str, list[Any]]]:
-        tables = [r[0] for r in self.execute("SELECT name FROM sqlite_schema WHERE type='table'")]
-        return [(t, list(self.execute(f"SELECT * FROM {t} ORDER BY 1,2"))) for t in tables]
-
-    def close(self) -> None:
-        self._connection.close()
+def dump(database: ApswState) -> list[tuple[str, list[Any]]]:
+    tables = [r[0] for r in database.execute("SELECT name FROM sqlite_schema WHERE type='table'")]
+    return [(t, list(database.execute(f"SELECT * FROM {t} ORDER BY 1,2"))) for t in tables]
 
 
 class PickleCodec:
@@ -114,12 +88,23 @@ class Volume:
     service."""
 
     def __init__(self) -> None:
-        self.database = LocalState()
-        self.state = AuthorityState(self.database, PickleCodec())  # type: ignore[arg-type]
+        self.database = ApswState.create(SCHEMA)
+        self.follower = ApswState.create(SCHEMA)
+        self.state = AuthorityState(self.database, PickleCodec())
         self.now = NOW
         self.nodes: dict[bytes, Node] = {}
         self.run(lambda s: s.format(b"v" * 16, NOW))
         self.recalled: list[Any] = []
+
+    def check(self) -> None:
+        """All invariants hold, and a follower that got the changesets has the same tables."""
+        self.state.check()
+        self.follower.apply_changesets([self.database.take_changeset()])
+        assert dump(self.follower) == dump(self.database)
+
+    def close(self) -> None:
+        self.database.close()
+        self.follower.close()
 
     def run(self, rules: Callable[[AuthorityState], Any]) -> Any:
         with self.database.transaction():

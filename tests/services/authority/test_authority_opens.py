@@ -1,10 +1,9 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
 
 import pytest
-from authority_harness import NOW, RW, RWD, Client, Node, Volume
+from authority_harness import NOW, RW, RWD, Client, Volume
 
 from sofs.core import messages as m
 from sofs.core.messages import Access, Disposition, LockRange, OpenOptions, Share
@@ -33,34 +32,6 @@ from sofs.services.authority.blocked import Blocked
 READ = Access.READ
 STAT = Access.READ_ATTRIBUTES
 DELETE_ON_CLOSE = OpenOptions.DELETE_ON_CLOSE
-
-
-@pytest.fixture
-def volume() -> Iterator[Volume]:
-    volume = Volume()
-    yield volume
-    volume.state.check()
-    volume.database.close()
-
-
-@pytest.fixture
-def node(volume: Volume) -> Node:
-    return volume.node("a")
-
-
-@pytest.fixture
-def other_node(volume: Volume) -> Node:
-    return volume.node("b")
-
-
-@pytest.fixture
-def client(volume: Volume, node: Node) -> Client:
-    return volume.client("one", node)
-
-
-@pytest.fixture
-def other(volume: Volume, other_node: Node) -> Client:
-    return volume.client("two", other_node)
 
 
 def test_dispositions_on_a_missing_and_an_existing_name(client: Client) -> None:
