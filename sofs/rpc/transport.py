@@ -44,7 +44,7 @@ class GrpcTransport:
             raise InvalidParameter("the credential must be printable ASCII; see rpc/credential.py")
         self._credential = credential
         self._clock = clock
-        self._pumps: dict[asyncio.Task[None], None] = {}
+        self._streams: dict[asyncio.Task[None], GrpcStream] = {}  # By their pumps.
 
     async def connect(self, address: str, service: str, *, timeout_ms: int) -> Stream:
         """Open a stream; see ``ports.stream.Transport``. Raises InvalidParameter too, for an
@@ -68,8 +68,8 @@ class GrpcTransport:
                 call.cancel()
                 await channel.close()
         stream = GrpcStream(target, call.read, call.write, call.cancel)
-        pump = asyncio.create_task(_pump(stream, channel), name=f"pump-{service}-{target}")
-        self._pumps[pump] = None
+        pump = asyncio.create_task(_pump(stream, call, channel), name=f"pump-{service}-{target}")
+        self._streams[pump] = stream
         pump.add_done_callback(self._pumped)
         return stream
 
@@ -81,8 +81,18 @@ class GrpcTransport:
         await listener.start(host, port)
         return listener
 
+    async def close(self) -> None:
+        """End all streams that connects made and wait until gRPC is done with them. Needed before
+        an event loop is closed while others of the process go on: gRPC tells a loop of its events
+        from the threads of all of them."""
+        pumps = list(self._streams)
+        for stream in list(self._streams.values()):
+            stream.close()
+        if pumps:
+            await asyncio.wait(pumps)
+
     def _pumped(self, pump: asyncio.Task[None]) -> None:
-        del self._pumps[pump]
+        del self._streams[pump]
         error = None if pump.cancelled() else pump.exception()
         if error is not None:
             pump.get_loop().call_exception_handler(
@@ -97,12 +107,14 @@ async def _accepted(call: Any, target: str, refusal: list[SofsError]) -> None:
         refusal.append(error_of_connect(await call.code(), await call.details() or "", target))
 
 
-async def _pump(stream: GrpcStream, channel: grpc.aio.Channel) -> None:
+async def _pump(stream: GrpcStream, call: Any, channel: grpc.aio.Channel) -> None:
     try:
-        await stream.pump()
-    except asyncio.CancelledError:
-        task = asyncio.current_task()
-        if task is not None and task.cancelling():
-            raise  # The loop is ending; otherwise the call was cancelled, which ended the stream.
+        try:
+            await stream.pump()
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if task is not None and task.cancelling():
+                raise  # The loop is ending; otherwise the call was cancelled: the stream ended.
+        await call.code()  # The last that gRPC has to say on this call.
     finally:
         await channel.close()

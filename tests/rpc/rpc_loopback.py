@@ -50,6 +50,7 @@ class Loopback:
     async def close(self) -> None:
         for stream in self.streams:
             stream.close()
+        await self.transport.close()
         for listener in self.listeners:
             await listener.close()
 

@@ -603,3 +603,32 @@ async def test_a_client_that_ends_its_half_ends_the_stream(loopback: Loopback) -
         call = await raw_call(channel)
         await call.done_writing()
         assert await wait(asyncio.ensure_future(call.code())) is grpc.StatusCode.UNAVAILABLE
+
+
+async def test_a_loop_may_end_after_its_transport_was_closed_while_another_goes_on(
+    loopback: Loopback,
+) -> None:
+    told: list[dict[str, Any]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: told.append(context))
+    listener = await loopback.listen(loopback.echo)
+
+    async def visit() -> None:
+        transport = GrpcTransport(CREDENTIAL, LoopClock())
+        for _ in range(3):
+            stream = await transport.connect(listener.address, "file", timeout_ms=WAIT_S * 1000)
+            await stream.send(ping(1))
+            await stream.receive()
+        await transport.close()
+        await transport.close()
+        with pytest.raises(Unavailable):
+            await stream.receive()
+
+    stream = await loopback.connect(listener.address)
+    for _ in range(5):
+        visitor = asyncio.create_task(asyncio.to_thread(asyncio.run, visit()))
+        while not visitor.done():
+            await stream.send(ping(2))
+            assert nonces(await stream.receive()) == [2]
+        await visitor
+    asyncio.get_running_loop().set_exception_handler(None)
+    assert told == []
