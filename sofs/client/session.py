@@ -58,6 +58,7 @@ from sofs.errors import (
     HandleLost,
     NotSupported,
     ObjectNameNotFound,
+    OutcomeUnknown,
     SofsError,
     Unavailable,
     error_from_code,
@@ -216,6 +217,11 @@ class ClientCore:
                 deadline_ms=self.clock.monotonic_ms() + limit_ms,
                 urgent=True,
             )
+        except OutcomeUnknown as error:
+            raise OutcomeUnknown(
+                "the client is closed, but its goodbye was not answered: its handles may last "
+                "until their timeouts"
+            ) from error
         finally:
             await self._stop(Unavailable("this client is closed; connect again"))
 

@@ -1,0 +1,451 @@
+"""What an application sees, and the servers execute, when nodes die, freeze or forget."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+from client_rig import rig_of, until
+from mini_cluster import DROP, LOSE
+
+from sofs.core import messages as m
+from sofs.errors import (
+    AccessDenied,
+    DeadlineExceeded,
+    FileNotAvailable,
+    HandleLost,
+    OutcomeUnknown,
+    StaleGeneration,
+    Unavailable,
+)
+
+
+async def test_write_read_and_close_reach_the_volume() -> None:
+    async with rig_of() as rig, rig.connect() as share:
+        async with await share.open("/a", "x+b") as file:
+            assert await file.pwrite(b"hello", 3) == 5
+            assert await file.pread(100, 0) == b"\0\0\0hello"
+            assert await file.append(b"!") == 8
+        assert await share.read_file("/a") == b"\0\0\0hello!"
+        assert not rig.volume.handles
+
+
+async def test_write_whose_reply_was_lost_takes_effect_once() -> None:
+    async with rig_of() as rig, rig.connect() as share:
+        file = await share.open("/a", "w+b")
+        node = rig.node_of(share)
+        node.script = lambda body: LOSE if isinstance(body, m.Write) else None
+        pending = asyncio.create_task(file.append(b"once"))
+        await until(lambda: rig.volume.executed)
+        node.kill()
+        assert await pending == 0
+        assert await file.pread(100, 0) == b"once"
+        assert rig.volume.executed == [(file.remote.handle, 1)]
+        [record] = share.failovers()
+        assert (record.reason, record.warm, record.handles, record.replayed) == (
+            "stream ended",
+            True,
+            1,
+            1,
+        )
+
+
+async def test_mutation_whose_reply_was_lost_takes_effect_once() -> None:
+    async with rig_of() as rig, rig.connect() as share:
+        node = rig.node_of(share)
+        node.script = lambda body: LOSE if isinstance(body, m.Mkdir) else None
+        pending = asyncio.create_task(share.mkdir("/d"))
+        await until(lambda: rig.volume.mutations)
+        node.kill()
+        assert (await pending).is_directory
+        assert [name for name, _ in rig.volume.mutations].count("Mkdir") == 1
+
+
+async def test_open_whose_reply_was_lost_gives_a_usable_handle() -> None:
+    async with rig_of() as rig, rig.connect() as share:
+        node = rig.node_of(share)
+        node.script = lambda body: LOSE if isinstance(body, m.Open) else None
+        pending = asyncio.create_task(share.open("/a", "x+b"))
+        await until(lambda: rig.volume.handles)
+        node.kill()
+        file = await pending
+        await file.pwrite(b"x", 0)
+        assert len(rig.volume.handles) == 1
+
+
+async def test_close_whose_reply_was_lost_succeeds_at_the_next_node() -> None:
+    async with rig_of() as rig, rig.connect() as share:
+        file = await share.open("/a", "wb")
+        node = rig.node_of(share)
+        node.script = lambda body: LOSE if isinstance(body, m.Close) else None
+        pending = asyncio.create_task(file.close())
+        await until(lambda: not rig.volume.handles)
+        node.kill()
+        await pending
+
+
+async def test_frozen_node_is_left_and_answers_nothing_after_it_thaws() -> None:
+    async with rig_of() as rig, rig.connect() as share:
+        file = await share.open("/a", "w+b")
+        node = rig.node_of(share)
+        rig.hub.freeze(node.address)
+        assert await file.pwrite(b"new", 0) == 3
+        assert rig.node_of(share) is not node
+        await file.pwrite(b"NEW", 0)
+        rig.hub.thaw(node.address)
+        await until(lambda: not any(c.alive and c.remote is None for c in node.channels))
+        assert await file.pread(9, 0) == b"NEW"
+        assert rig.volume.executed == [(file.remote.handle, 1), (file.remote.handle, 2)]
+        [record] = share.failovers()
+        assert record.reason == "silence"
+        assert record.detect_ms >= 300
+
+
+async def test_slow_answer_is_not_a_frozen_node() -> None:
+    async with rig_of() as rig, rig.connect() as share:
+        file = await share.open("/a", "w+b")
+        node = rig.node_of(share)
+        node.gate = asyncio.Event()
+        pending = asyncio.create_task(file.pwrite(b"x", 0))
+        await asyncio.sleep(0.6)
+        assert not share.failovers()
+        gate, node.gate = node.gate, None
+        gate.set()
+        assert await pending == 1
+        assert not share.failovers()
+
+
+async def test_unanswered_writes_are_replayed_in_order_with_their_numbers() -> None:
+    async with rig_of() as rig, rig.connect() as share:
+        file = await share.open("/a", "w+b")
+        node = rig.node_of(share)
+        node.script = lambda body: DROP if isinstance(body, m.Write) else None
+        pending = [asyncio.create_task(file.append(bytes([i]))) for i in range(50)]
+        await until(lambda: sum(isinstance(b, m.Write) for b in node.seen) == 50)
+        node.kill()
+        offsets = await asyncio.gather(*pending)
+        assert offsets == list(range(50))
+        replayed = [b for b in rig.other_than(node).seen if isinstance(b, m.Write)]
+        assert [b.op_sequence for b in replayed] == list(range(1, 51))
+        assert {b.generation for b in replayed} == {2}
+        assert isinstance(rig.other_than(node).seen[0], m.Reclaim)
+
+
+async def test_node_killed_during_reclaim_makes_the_client_go_on_to_a_third() -> None:
+    async with rig_of(3) as rig, rig.connect() as share:
+        file = await share.open("/a", "w+b")
+        first = rig.node_of(share)
+        await until(lambda: share.facts().warm_address)
+        second = next(n for n in rig.nodes if n.address == share.facts().warm_address)
+        second.script = lambda body: LOSE if isinstance(body, m.Reclaim) else None
+        first.kill()
+        pending = asyncio.create_task(file.pwrite(b"x", 0))
+        await until(lambda: any(isinstance(b, m.Reclaim) for b in second.seen))
+        second.kill()
+        assert await pending == 1
+        assert rig.node_of(share) not in (first, second)
+        assert rig.volume.executed == [(file.remote.handle, 1)]
+
+
+async def test_node_that_freezes_during_reclaim_is_left() -> None:
+    async with rig_of(3) as rig, rig.connect() as share:
+        file = await share.open("/a", "w+b")
+        first = rig.node_of(share)
+        await until(lambda: share.facts().warm_address)
+        second = share.facts().warm_address
+        rig.hub.freeze(second)
+        first.kill()
+        assert await file.pwrite(b"x", 0) == 1
+        assert rig.node_of(share).address not in (first.address, second)
+
+
+async def test_client_waits_while_all_nodes_are_down_and_goes_on_with_the_first_back() -> None:
+    async with rig_of() as rig, rig.connect() as share:
+        file = await share.open("/a", "w+b")
+        for node in rig.nodes:
+            node.kill()
+        pending = asyncio.create_task(file.pwrite(b"x", 0))
+        await until(lambda: not share.facts().address)
+        await rig.nodes[1].start()
+        assert await pending == 1
+        assert rig.node_of(share) is rig.nodes[1]
+
+
+async def test_only_the_handle_that_is_gone_fails() -> None:
+    async with rig_of() as rig, rig.connect() as share:
+        gone = await share.open("/gone", "w+b")
+        kept = await share.open("/kept", "w+b")
+        foreign = await share.open("/foreign", "w+b")
+        rig.volume.drop_handle(rig.volume.handles[gone.remote.handle])
+        rig.volume.handles[foreign.remote.handle].principal = "somebody else"
+        rig.node_of(share).kill()
+        assert await kept.pwrite(b"x", 0) == 1
+        with pytest.raises(HandleLost):
+            await gone.pwrite(b"x", 0)
+        with pytest.raises(AccessDenied):
+            await foreign.pread(1, 0)
+        assert share.failovers()[0].handles_lost == 2
+
+
+async def test_handle_that_the_server_closes_by_force_fails_at_once() -> None:
+    async with rig_of() as rig, rig.connect() as share:
+        file = await share.open("/a", "w+b")
+        other = await share.open("/b", "w+b")
+        channel = next(c for c in rig.node_of(share).channels if c.alive)
+        channel.notify(m.HandleClosed(file.remote.handle, "FILE_FORCED_CLOSED"))
+        await until(lambda: file.remote.lost is not None)
+        with pytest.raises(Exception, match="FILE_FORCED_CLOSED"):
+            await file.pread(1, 0)
+        await other.pwrite(b"x", 0)
+
+
+async def test_write_past_its_deadline_is_unknown_and_can_be_settled_as_executed() -> None:
+    async with rig_of() as rig, rig.connect() as share:
+        file = await share.open("/a", "w+b")
+        rig.node_of(share).script = lambda body: LOSE if isinstance(body, m.Write) else None
+        with pytest.raises(OutcomeUnknown) as caught:
+            await file.append(b"abc", deadline_ms=100)
+        settled = await share.settle(caught.value.token)
+        assert settled.executed
+        assert settled.offset == 0
+        assert bytes(rig.volume.files["/a"].data) == b"abc"
+
+
+async def test_write_settled_as_never_executed_cannot_land_late() -> None:
+    async with rig_of() as rig, rig.connect() as share:
+        file = await share.open("/a", "w+b")
+        node = rig.node_of(share)
+        node.script = lambda body: DROP if isinstance(body, m.Write) else None
+        with pytest.raises(OutcomeUnknown) as caught:
+            await file.pwrite(b"abc", 0, deadline_ms=100)
+        assert not (await share.settle(caught.value.token)).executed
+        node.script = lambda body: None
+        assert await file.pwrite(b"def", 0) == 3
+        assert rig.volume.executed == [(file.remote.handle, 2)]
+
+
+async def test_overlapping_operation_waits_until_the_unknown_one_is_settled() -> None:
+    async with rig_of() as rig, rig.connect() as share:
+        file = await share.open("/a", "w+b")
+        node = rig.node_of(share)
+        node.script = lambda body: DROP if isinstance(body, m.Write | m.Abandon) else None
+        with pytest.raises(OutcomeUnknown):
+            await file.pwrite(b"abc", 0, deadline_ms=100)
+        node.script = lambda body: DROP if isinstance(body, m.Abandon) else None
+        apart = asyncio.create_task(file.pread(2, 3))
+        overlapping = asyncio.create_task(file.pread(2, 1))
+        beyond = asyncio.create_task(file.pread(2, 9))
+        assert await apart == b""
+        assert sum(isinstance(b, m.Read) for b in node.seen) == 1
+        node.kill()  # The next node gets the Abandon again.
+        assert await overlapping == await beyond == b""
+        assert [type(b) for b in rig.other_than(node).seen][1:] == [m.Abandon, m.Read, m.Read]
+
+
+async def test_operation_never_sent_exceeds_its_deadline_without_effect() -> None:
+    async with rig_of() as rig, rig.connect() as share:
+        file = await share.open("/a", "w+b")
+        for node in rig.nodes:
+            node.kill()
+        await until(lambda: not share.facts().address)
+        with pytest.raises(DeadlineExceeded):
+            await file.pwrite(b"x", 0, deadline_ms=100)
+        await rig.nodes[0].start()
+        await file.pwrite(b"y", 0)
+        assert bytes(rig.volume.files["/a"].data) == b"y"
+
+
+async def test_read_past_its_deadline_is_no_unknown_outcome() -> None:
+    async with rig_of() as rig, rig.connect() as share:
+        file = await share.open("/a", "w+b")
+        rig.node_of(share).script = lambda body: DROP if isinstance(body, m.Read) else None
+        with pytest.raises(DeadlineExceeded):
+            await file.pread(1, 0, deadline_ms=100)
+
+
+async def test_cancelled_write_is_settled_and_later_writes_go_on() -> None:
+    async with rig_of() as rig, rig.connect() as share:
+        file = await share.open("/a", "w+b")
+        node = rig.node_of(share)
+        node.script = lambda body: DROP if isinstance(body, m.Write) else None
+        pending = asyncio.create_task(file.pwrite(b"abc", 0))
+        await until(lambda: any(isinstance(b, m.Write) for b in node.seen))
+        pending.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await pending
+        node.script = lambda body: None
+        await file.pwrite(b"def", 0)
+        await until(lambda: any(isinstance(b, m.Abandon) for b in node.seen))
+        assert bytes(rig.volume.files["/a"].data) == b"def"
+        assert file.remote.numbers.acked_below == 3
+
+
+async def test_cancelled_open_that_took_effect_leaves_no_handle() -> None:
+    async with rig_of() as rig, rig.connect() as share:
+        node = rig.node_of(share)
+        node.script = lambda body: LOSE if isinstance(body, m.Open) else None
+        pending = asyncio.create_task(share.open("/a", "wb"))
+        await until(lambda: rig.volume.handles)
+        node.script = lambda body: None
+        pending.cancel()
+        await until(lambda: not rig.volume.handles)
+        assert not share.facts().handles
+
+
+async def test_cancelled_lock_that_took_effect_is_released() -> None:
+    async with rig_of() as rig, rig.connect() as share:
+        file = await share.open("/a", "w+b")
+        node = rig.node_of(share)
+        node.script = lambda body: LOSE if isinstance(body, m.Lock) else None
+        pending = asyncio.create_task(file.lock(0, 10, wait=False))
+        await until(lambda: rig.volume.files["/a"].locks)
+        node.script = lambda body: None
+        pending.cancel()
+        await until(lambda: not rig.volume.files["/a"].locks)
+
+
+async def test_lock_waits_until_the_other_handle_unlocks() -> None:
+    async with rig_of() as rig, rig.connect() as share:
+        one = await share.open("/a", "w+b")
+        two = await share.open("/a", "r+b")
+        await one.lock(0, 10)
+        pending = asyncio.create_task(two.lock(5, 1))
+        await until(lambda: sum(isinstance(b, m.Lock) for b in rig.node_of(share).seen) == 2)
+        assert not pending.done()
+        await one.unlock(0, 10)
+        await pending
+
+
+async def test_file_not_available_is_asked_again_until_it_is() -> None:
+    async with rig_of() as rig, rig.connect() as share:
+        refusals = [FileNotAvailable("gate"), FileNotAvailable("gate")]
+        rig.node_of(share).script = lambda body: (
+            refusals.pop() if isinstance(body, m.Open) and refusals else None
+        )
+        async with await share.open("/a", "wb"):
+            pass
+        assert not refusals
+        assert not share.failovers()
+
+
+async def test_refused_for_sure_until_the_deadline_is_no_unknown_outcome() -> None:
+    async with rig_of() as rig, rig.connect() as share:
+        rig.node_of(share).script = lambda body: (
+            FileNotAvailable("gate") if isinstance(body, m.Open) else None
+        )
+        with pytest.raises(DeadlineExceeded, match="FILE_NOT_AVAILABLE"):
+            await share.open("/a", "wb", deadline_ms=200)
+
+
+@pytest.mark.parametrize("error", [StaleGeneration, Unavailable])
+async def test_answer_that_wants_a_new_session_gets_one(error: type[Exception]) -> None:
+    async with rig_of() as rig, rig.connect() as share:
+        file = await share.open("/a", "w+b")
+        node = rig.node_of(share)
+        node.script = lambda body: error("go away") if isinstance(body, m.Write) else None
+        assert await file.pwrite(b"x", 0) == 1
+        assert rig.node_of(share) is not node
+        assert share.failovers()[0].reason.startswith("refused")
+
+
+async def test_operation_refused_by_every_session_does_not_spin() -> None:
+    async with rig_of() as rig, rig.connect() as share:
+        file = await share.open("/a", "w+b")
+        for node in rig.nodes:
+            node.script = lambda body: (
+                StaleGeneration("never") if isinstance(body, m.Write) else None
+            )
+        with pytest.raises(DeadlineExceeded):
+            await file.pwrite(b"x", 0, deadline_ms=600)
+        assert share.facts().sessions < 12
+
+
+async def test_witness_notice_makes_the_client_leave_at_once() -> None:
+    async with rig_of() as rig, rig.connect(witness=True) as share:
+        file = await share.open("/a", "w+b")
+        node, witness = rig.node_of(share), rig.other_than(rig.node_of(share))
+        await witness.registered.wait()
+        await until(lambda: witness._notify)
+        rig.hub.freeze(node.address)
+        witness.notify(m.Notification(1, 255, node.name, node.address))
+        await until(lambda: rig.node_of(share) is witness if share.facts().address else False)
+        assert await file.pwrite(b"x", 0) == 1
+        assert share.failovers()[0].reason == "witness: node unavailable"
+        rig.hub.thaw(node.address)
+
+
+async def test_witness_is_not_on_the_node_in_use() -> None:
+    async with rig_of() as rig, rig.connect(witness=True) as share:
+        witness = rig.other_than(rig.node_of(share))
+        await witness.registered.wait()
+        [registration] = [b for b in witness.seen if isinstance(b, m.RegisterWitness)]
+        assert registration.address == rig.node_of(share).address
+        await until(lambda: share.facts().witness_address == witness.address)
+
+
+async def test_planned_move_keeps_handles_and_goes_where_it_was_told() -> None:
+    async with rig_of(3) as rig, rig.connect() as share:
+        file = await share.open("/a", "w+b")
+        target = next(
+            n.address
+            for n in rig.nodes
+            if n.address not in (share.facts().address, share.facts().warm_address)
+        )
+        share.move(target)
+        await until(lambda: share.facts().address == target)
+        await file.pwrite(b"x", 0)
+
+
+async def test_standby_is_restored_on_another_node_after_a_failover() -> None:
+    async with rig_of(3) as rig, rig.connect() as share:
+        await until(lambda: share.facts().warm_address)
+        first = rig.node_of(share)
+        first.kill()
+        await share.exists("/a")
+        await until(lambda: share.facts().warm_address)
+        facts = share.facts()
+        assert first.address not in (facts.address, facts.warm_address)
+        assert facts.address != facts.warm_address
+
+
+async def test_close_says_goodbye_and_later_calls_are_refused() -> None:
+    async with rig_of() as rig:
+        share = await rig.connect()
+        file = await share.open("/a", "w+b")
+        await share.close()
+        await share.close()
+        assert rig.volume.ended == [share.client_id]
+        assert not rig.volume.handles
+        with pytest.raises(Unavailable, match="closed"):
+            await file.pwrite(b"x", 0)
+
+
+async def test_client_closed_while_no_node_answers_ends_all_the_same() -> None:
+    async with rig_of() as rig:
+        share = await rig.connect()
+        for node in rig.nodes:
+            node.script = lambda body: DROP
+        pending = asyncio.create_task(share.mkdir("/d"))
+        await until(lambda: any(node.seen for node in rig.nodes))
+        with pytest.raises(OutcomeUnknown, match="goodbye"):
+            await share.close(timeout_ms=100)
+        with pytest.raises(Unavailable):
+            await pending
+
+
+async def test_client_closed_while_every_node_is_down_ends_all_the_same() -> None:
+    async with rig_of() as rig:
+        share = await rig.connect()
+        for node in rig.nodes:
+            node.kill()
+        await until(lambda: not share.facts().address)
+        with pytest.raises(DeadlineExceeded):
+            await share.close(timeout_ms=100)
+
+
+async def test_connect_gives_up_with_a_reason_when_nobody_answers() -> None:
+    async with rig_of() as rig:
+        for node in rig.nodes:
+            node.kill()
+        with pytest.raises(DeadlineExceeded, match="is the cluster up"):
+            await rig.connect(connect_timeout_ms=150)
