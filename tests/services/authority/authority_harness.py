@@ -95,6 +95,7 @@ class Volume:
         self.nodes: dict[bytes, Node] = {}
         self.run(lambda s: s.format(b"v" * 16, NOW))
         self.recalled: list[Any] = []
+        self.unsent: Callable[[bytes], m.Commit] = lambda incarnation: m.Commit()
 
     def check(self) -> None:
         """All invariants hold, and a follower that got the changesets has the same tables."""
@@ -136,9 +137,11 @@ class Volume:
             except Blocked as blocked:
                 for token in blocked.recall:
                     self.recalled.append(token)
-                    self.run(lambda s, t=token: s.token_returned(*t, m.Commit()))
+                    commit = self.unsent(token.incarnation)
+                    self.run(lambda s, t=token, c=commit: s.token_returned(*t, c))
                 for handle in blocked.detach:
-                    self.run(lambda s, h=handle: s.detached([h.handle], h.incarnation, m.Commit()))
+                    commit = self.unsent(handle.incarnation)
+                    self.run(lambda s, h=handle, c=commit: s.detached([h.handle], h.incarnation, c))
         raise AssertionError("blocked for ever")
 
     def client(self, name: str, node: Node, principal: str = "alice") -> Client:
