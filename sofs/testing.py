@@ -29,7 +29,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import TracebackType
 
-from sofs.actors.compose import PartConfig
+from sofs.actors.compose import PartConfig, create_roots
 
 RESTART_DELAY_S = 0.4  # What Ray needs for a crashed actor on two cores.
 READY_S_MAX = 30.0
@@ -118,7 +118,7 @@ class LocalCluster:
 
     def start(self) -> None:
         """Start every part and return when all of them listen."""
-        self.root.mkdir(parents=True, exist_ok=True)
+        create_roots(str(self.root), self.credential, "share")
         self._supervisor = threading.Thread(target=self._supervise, daemon=True)
         self._supervisor.start()
         self.wait_ready()

@@ -1,0 +1,164 @@
+"""The composition root: one function that builds a part of real components from a plain
+configuration.
+
+Ray actors and plain processes call the same ``start_part``. Everything that a service needs of the
+world is made here and handed in: clock, chance, threads, store, transport. Nothing is built at
+import.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Protocol, cast
+
+from sofs.errors import BadNetworkName, FormatRefused, InvalidParameter
+from sofs.ports.log import FencedStore
+from sofs.ports.store import Store
+from sofs.rpc.convert import WireCodec
+from sofs.rpc.transport import GrpcTransport
+from sofs.services.authority.env import (
+    COORDINATOR,
+    RESUME_KEY,
+    VOLUME_ROLE,
+    AuthorityEnv,
+    AuthoritySettings,
+)
+from sofs.services.authority.schema import SCHEMA
+from sofs.services.authority.service import AuthorityPart
+from sofs.storage import (
+    ApswState,
+    ProtobufEntries,
+    StoreRecovery,
+    SystemClock,
+    SystemEntropy,
+    ThreadBlocking,
+    attach,
+    open_fenced,
+    roots,
+)
+
+
+@dataclass(slots=True)
+class PartConfig:
+    """What a process must know to be a part; plain data, written as JSON. Addresses are
+    ``host:port``; ``access_point`` lists those of all nodes."""
+
+    role: str
+    name: str
+    root: str
+    address: str
+    credential: str
+    run_dir: str
+    run_id: str = ""
+    volume: str = "share"
+    access_point: list[str] = field(default_factory=list)
+    witnesses: list[str] = field(default_factory=list)
+    die_with_parent: bool = False
+    log_level: str = "INFO"
+    hand_back_after_ms: int = 2_000
+
+
+class RunningPart(Protocol):
+    """A part that listens."""
+
+    @property
+    def address(self) -> str: ...
+
+    async def close(self) -> None: ...
+
+
+@dataclass(slots=True)
+class World:
+    """The real components that every part shares."""
+
+    clock: SystemClock
+    entropy: SystemEntropy
+    blocking: ThreadBlocking
+    transport: GrpcTransport
+
+
+def make_world(credential: str) -> World:
+    clock = SystemClock()
+    return World(clock, SystemEntropy(), ThreadBlocking(), GrpcTransport(credential, clock))
+
+
+async def start_part(config: PartConfig, on_fatal: Callable[[BaseException], None]) -> RunningPart:
+    """Build and start the part of ``config.role``; it listens when this returns.
+
+    Raises InvalidParameter for an unknown role, BackendRefused, FormatRefused or ReadOnlyBackend
+    for a root that cannot be served. ``on_fatal`` gets what a restart of the process must mend.
+    """
+    world = make_world(config.credential)
+    if config.role in (COORDINATOR, RESUME_KEY):
+        return await _start_authority(config, world, on_fatal)
+    raise InvalidParameter(f"there is no part {config.role!r}")
+
+
+async def _start_authority(
+    config: PartConfig, world: World, on_fatal: Callable[[BaseException], None]
+) -> RunningPart:
+    volume, fenced = await open_volume(config, world)
+    entries = ProtobufEntries()
+    part = AuthorityPart(
+        AuthorityEnv(
+            settings=AuthoritySettings(
+                part=config.role,
+                volume=volume,
+                run_id=bytes.fromhex(config.run_id),
+                hand_back_after_ms=config.hand_back_after_ms,
+            ),
+            clock=world.clock,
+            entropy=world.entropy,
+            fenced=fenced,
+            transport=world.transport,
+            recovery=StoreRecovery(fenced, entries, VOLUME_ROLE),
+            entries=entries,
+            messages=WireCodec(),
+            new_database=lambda: ApswState.create(SCHEMA),
+        ),
+        on_fatal,
+    )
+    await part.start(config.address)
+    return part
+
+
+async def open_volume(config: PartConfig, world: World) -> tuple[bytes, FencedStore]:
+    """Attach the cluster's root and the volume's; returns the volume's uuid and its claims and
+    logs."""
+    [attached] = await world.blocking.run("", lambda: _attach_volume(config))
+    volume, store = cast("tuple[bytes, Store]", attached)
+    return volume, open_fenced(store, world.clock, world.entropy, world.blocking)
+
+
+def _attach_volume(config: PartConfig) -> tuple[bytes, Store]:
+    cluster_store = attach(config.root)
+    cluster = roots.open_cluster(cluster_store)
+    if cluster is None:
+        raise FormatRefused(f"{config.root} is no cluster root; `sofs up` makes one")
+    roots.check_credential(cluster, config.credential.encode())
+    for entry in roots.list_volumes(cluster_store):
+        if entry.name == config.volume:
+            store = attach(entry.url, cluster=cluster.cluster)
+            found = roots.open_volume(store, cluster=cluster.cluster, name=entry.name)
+            return found.volume, store
+    raise BadNetworkName(f"the cluster has no volume {config.volume!r}")
+
+
+def create_roots(root: str, credential: str, volume: str) -> bytes:
+    """Make ``root`` a cluster's root with one volume in it, or check that it is; returns the
+    cluster's uuid.
+
+    Raises CredentialRefused for another cluster's root, BackendRefused, ReadOnlyBackend,
+    DiskFull."""
+    entropy = SystemEntropy()
+    store = attach(root)
+    cluster = roots.create_cluster(store, credential=credential.encode(), entropy=entropy)
+    known = {entry.name for entry in roots.list_volumes(store)}
+    if volume not in known:
+        url = f"{root.rstrip('/')}/volume-{volume}"
+        made = roots.create_volume(
+            attach(url), cluster=cluster.cluster, name=volume, entropy=entropy
+        )
+        roots.add_volume(store, roots.VolumeEntry(volume, made.volume, url))
+    return cluster.cluster
