@@ -26,6 +26,8 @@ from sofs.services.authority.env import (
 )
 from sofs.services.authority.schema import SCHEMA
 from sofs.services.authority.service import AuthorityPart
+from sofs.services.node.life import NodeConfig
+from sofs.services.node.part import NodePart
 from sofs.storage import (
     ApswState,
     ProtobufEntries,
@@ -92,7 +94,31 @@ async def start_part(config: PartConfig, on_fatal: Callable[[BaseException], Non
     world = make_world(config.credential)
     if config.role in (COORDINATOR, RESUME_KEY):
         return await _start_authority(config, world, on_fatal)
+    if config.role == "node":
+        return await _start_node(config, world, on_fatal)
     raise InvalidParameter(f"there is no part {config.role!r}")
+
+
+async def _start_node(
+    config: PartConfig, world: World, on_fatal: Callable[[BaseException], None]
+) -> RunningPart:
+    volume, fenced = await open_volume(config, world)
+    part = NodePart(
+        clock=world.clock,
+        entropy=world.entropy,
+        transport=world.transport,
+        fenced=fenced,
+        config=NodeConfig(
+            name=config.name,
+            share=config.volume,
+            volume=volume,
+            run_id=bytes.fromhex(config.run_id),
+            addresses=lambda: config.access_point,
+        ),
+        on_exit=on_fatal,
+    )
+    await part.start(config.address)
+    return part
 
 
 async def _start_authority(
