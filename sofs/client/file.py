@@ -22,7 +22,7 @@ from collections.abc import (
 )
 from contextlib import aclosing
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from sofs.client import limits
 from sofs.client.modes import Mode, check_range, own_bytes
@@ -35,6 +35,7 @@ from sofs.client.operation import (
 )
 from sofs.client.session import ClientCore
 from sofs.constants import (
+    FILE_BYTES_MAX,
     LOCK_RANGES_MAX,
 )
 from sofs.core.messages import (
@@ -63,9 +64,6 @@ from sofs.errors import (
 )
 from sofs.ports.store import Buffer
 from sofs.ports.stream import Envelope
-
-if TYPE_CHECKING:
-    pass
 
 Piece = tuple[Operation, asyncio.Future[Envelope]]
 
@@ -218,11 +216,25 @@ class AsyncFile:
 
     async def pwrite(self, data: Buffer, offset: int, *, deadline_ms: int | None = None) -> int:
         """Write all of ``data`` at ``offset``, durably; return its length. Atomic up to 1 MiB."""
-        self.check(writes=True)
-        owned = own_bytes(data)
-        check_range(offset, len(owned), "write")
-        await self._write(owned, offset, False, self.core.deadline(deadline_ms))
-        return len(owned)
+        if self.closed or not self.mode.writable:
+            self.check(writes=True)
+        owned = data if type(data) is bytes else own_bytes(data)
+        n_bytes = len(owned)
+        if offset < 0 or offset + n_bytes > FILE_BYTES_MAX:
+            check_range(offset, n_bytes, "write")
+        limit = self.core.deadline(deadline_ms)
+        if not 0 < n_bytes <= limits.PIECE_BYTES:
+            await self._write(owned, offset, False, limit)
+            return n_bytes
+        future: asyncio.Future[Envelope] = asyncio.get_running_loop().create_future()
+        op = self.write_operation(owned, offset, False, limit, future)
+        self._flight.submit(op)
+        try:
+            await future
+        except asyncio.CancelledError:
+            self._flight.forget(op)
+            raise
+        return n_bytes
 
     async def append(self, data: Buffer, *, deadline_ms: int | None = None) -> int:
         """Write all of ``data`` at the end of the file, durably and atomically up to 1 MiB (beyond,

@@ -209,25 +209,25 @@ class Flight:
         self._queued_bytes += op.n_bytes
 
     def _admissible(self, op: Operation) -> bool:
+        if self._flying and self._full(op.n_bytes) and not op.urgent:
+            return False
         handle = op.handle
-        if op.urgent:
-            return True
-        if self._full(op.n_bytes):
+        if handle is None or op.kind is Kind.METADATA:
+            if self._numbers.span >= limits.METADATA_OPS_MAX and op.kind is Kind.METADATA:
+                return op.urgent
+            if handle is None:
+                return True
+        elif op.kind is Kind.DATA and handle.numbers.span >= limits.DATA_OPS_MAX:
             return False
-        if op.kind is Kind.METADATA and self._numbers.span >= limits.METADATA_OPS_MAX:
-            return False
-        if handle is None:
-            return True
-        if op.kind is Kind.DATA and handle.numbers.span >= limits.DATA_OPS_MAX:
-            return False
-        if handle.unsettled:
+        if handle.unsettled and not op.urgent:
             start, end = op.span
             return not any(start < e and s < end for s, e in handle.unsettled.values())
         return True
 
     def _full(self, n_bytes: int) -> bool:
-        return self._flying >= limits.FLIGHT_OPS_MAX or (
-            self._flying > 0 and self._flying_bytes + n_bytes > limits.FLIGHT_BYTES_MAX
+        return (
+            self._flying >= limits.FLIGHT_OPS_MAX
+            or self._flying_bytes + n_bytes > limits.FLIGHT_BYTES_MAX
         )
 
     def _admit(self, op: Operation) -> None:
@@ -261,7 +261,7 @@ class Flight:
             del self._lanes[lane]
             if waiting:
                 self._lanes[lane] = None  # At the end: the others come first next time.
-                if self._full(0):
+                if self._flying and self._full(0):
                     return
 
     # Sending

@@ -41,7 +41,7 @@ from sofs.errors import (
     SofsError,
     StaleGeneration,
 )
-from sofs.ports.stream import Envelope, Stream
+from sofs.ports.stream import Envelope, Listener, Stream, Transport
 from sofs.services.channel import Channel, check_hello
 from sofs.sim.local_transport import LocalHub
 from sofs.storage.runtime import SystemClock
@@ -190,12 +190,16 @@ class MiniNode:
         self.peers: list[MiniNode] = []
         self.registered: asyncio.Event = asyncio.Event()
         self._notify: list[tuple[Channel, int]] = []
+        self.listener: Listener | None = None
         self._clock = SystemClock()
         self.incarnation = name.encode().ljust(16, b".")
         self.gate: asyncio.Event | None = None  # Requests wait for it while it is there.
 
-    async def start(self) -> None:
-        await self.hub.transport().listen(self.address, self._accept)
+    async def start(self, transport: Transport | None = None) -> None:
+        """Listen on the hub, or on a real transport (then the address becomes the bound one)."""
+        listener = await (transport or self.hub.transport()).listen(self.address, self.accept)
+        self.address = listener.address
+        self.listener = listener
 
     def kill(self) -> None:
         self.hub.cut(self.address)
@@ -206,7 +210,7 @@ class MiniNode:
         for channel, call in waiting:
             channel.reply(call, notification)
 
-    async def _accept(self, service: str, stream: Stream) -> None:
+    async def accept(self, service: str, stream: Stream) -> None:
         serve = {"file": self._on_file, "witness": self._on_witness}[service]
         channel = Channel(
             stream, self._clock, serve, name=f"{self.name}-{service}", on_crash=self.crashes.append
