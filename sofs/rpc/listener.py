@@ -55,6 +55,7 @@ class GrpcListener:
         self._server.add_generic_rpc_handlers((_Handlers(self._serving),))
         self._calls: dict[_Call, None] = {}
         self._closed = False
+        self.stopped: asyncio.Task[None] | None = None  # Set by close; done when gRPC let go.
 
     @property
     def address(self) -> str:
@@ -82,11 +83,17 @@ class GrpcListener:
 
     async def close(self) -> None:
         """End all streams and stop listening. Accepts have CLOSE_MS_MAX to end by themselves, then
-        they are cancelled. May be called twice."""
+        they are cancelled. May be called twice.
+
+        The address is free afterwards. A connection whose peer is frozen amid data may linger in
+        gRPC for KEEPALIVE_TIMEOUT_MS more; ``stopped`` is done when it is gone too."""
         self._closed = True
         for call in list(self._calls):
             call.stream.end(Unavailable(f"the listener at {self._address} was closed"))
-        await self._server.stop(STOP_GRACE_MS / 1000)
+        if self.stopped is None:
+            self.stopped = asyncio.create_task(self._server.stop(STOP_GRACE_MS / 1000))
+        if not await within(self._clock, CLOSE_MS_MAX, asyncio.wait([self.stopped])):
+            _LOGGER.warning("a connection to %s lingers: its peer reads nothing", self._address)
         tasks = [call.accepted for call in self._calls]
         if tasks and not await within(self._clock, CLOSE_MS_MAX, asyncio.wait(tasks)):
             late = [task for task in tasks if not task.done()]

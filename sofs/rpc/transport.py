@@ -7,9 +7,10 @@ serves.
 
 What may fail: a killed peer resets the connection and ends its streams at once. A frozen peer
 (SIGSTOP) stays silent: its kernel keeps the connections, sends wait when the window is full, and
-keepalive ends the stream only after KEEPALIVE_MS + KEEPALIVE_TIMEOUT_MS; whoever needs to know
-sooner watches for silence (R14). "Connection refused" of a connect is told apart from all other
-failures, because it alone proves that nobody listens.
+the stream ends only when data, or a keepalive ping that is sent each KEEPALIVE_MS, stays
+unacknowledged for KEEPALIVE_TIMEOUT_MS; whoever needs to know sooner watches for silence (R14).
+"Connection refused" of a connect is told apart from all other failures, because it alone proves
+that nobody listens.
 
 There is no TLS: the credential and all data travel in the clear, so both ``listen`` and ``connect``
 refuse addresses outside the loopback.
@@ -45,6 +46,7 @@ class GrpcTransport:
         self._credential = credential
         self._clock = clock
         self._streams: dict[asyncio.Task[None], GrpcStream] = {}  # By their pumps.
+        self._listeners: list[GrpcListener] = []  # Those whose connections may still linger.
 
     async def connect(self, address: str, service: str, *, timeout_ms: int) -> Stream:
         """Open a stream; see ``ports.stream.Transport``. Raises InvalidParameter too, for an
@@ -79,6 +81,10 @@ class GrpcTransport:
         host, port = require_loopback(address)
         listener = GrpcListener(self._clock, self._credential.encode(), accept)
         await listener.start(host, port)
+        self._listeners = [
+            old for old in self._listeners if old.stopped is None or not old.stopped.done()
+        ]
+        self._listeners.append(listener)
         return listener
 
     async def close(self) -> None:

@@ -183,6 +183,8 @@ async def test_a_stream_and_a_listener_with_a_frozen_client_can_be_closed(
             streams[0].close()
         assert "closed" in str(await wait(ended))
         await asyncio.wait_for(listener.close(), WAIT_S)
+        again = await loopback.listen(loopback.echo, listener.address)
+        assert again.address == listener.address
     finally:
         client.kill()
         await client.wait()

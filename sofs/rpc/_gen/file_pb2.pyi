@@ -109,18 +109,20 @@ class ReclaimItem(_message.Message):
     def __init__(self, handle: _Optional[int] = ..., create_guid: _Optional[bytes] = ...) -> None: ...
 
 class ReclaimResult(_message.Message):
-    __slots__ = ("handle", "code", "generation", "info", "watermark")
+    __slots__ = ("handle", "code", "generation", "info", "watermark", "access")
     HANDLE_FIELD_NUMBER: _ClassVar[int]
     CODE_FIELD_NUMBER: _ClassVar[int]
     GENERATION_FIELD_NUMBER: _ClassVar[int]
     INFO_FIELD_NUMBER: _ClassVar[int]
     WATERMARK_FIELD_NUMBER: _ClassVar[int]
+    ACCESS_FIELD_NUMBER: _ClassVar[int]
     handle: int
     code: str
     generation: int
     info: _common_pb2.FileInfo
     watermark: int
-    def __init__(self, handle: _Optional[int] = ..., code: _Optional[str] = ..., generation: _Optional[int] = ..., info: _Optional[_Union[_common_pb2.FileInfo, _Mapping]] = ..., watermark: _Optional[int] = ...) -> None: ...
+    access: int
+    def __init__(self, handle: _Optional[int] = ..., code: _Optional[str] = ..., generation: _Optional[int] = ..., info: _Optional[_Union[_common_pb2.FileInfo, _Mapping]] = ..., watermark: _Optional[int] = ..., access: _Optional[int] = ...) -> None: ...
 
 class Open(_message.Message):
     __slots__ = ("caller", "path", "access", "share", "disposition", "options", "create_guid", "app_instance", "timeout_ms", "attributes")
