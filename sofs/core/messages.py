@@ -238,13 +238,15 @@ class ReclaimItem:
 @dataclass(slots=True)
 class ReclaimResult:
     """``code`` is "" when reclaimed, else an error code: OBJECT_NAME_NOT_FOUND (gone or not yours
-    to know), ACCESS_DENIED (another principal)."""
+    to know), ACCESS_DENIED (another principal). ``access``: as the handle was opened; the node
+    checks it."""
 
     handle: int = 0
     code: str = ""
     generation: int = 0
     info: FileInfo = field(default_factory=FileInfo)
     watermark: int = 0
+    access: int = 0
 
 
 @dataclass(slots=True)

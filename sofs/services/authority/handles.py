@@ -285,7 +285,9 @@ class Handles(Tokens):
                 node.log_id, row.handle,
             )  # fmt: skip
             inode = self._inode_of(row)
-            reply.results.append(ReclaimResult(row.handle, "", again[0], inode.info(), again[1]))
+            reply.results.append(
+                ReclaimResult(row.handle, "", again[0], inode.info(), again[1], row.access)
+            )
             if extent_bytes < RECLAIM_EXTENT_BYTES_MAX:
                 grant = self._try_grant(inode, token_mode(row.access), node, row.handle)
                 if grant is not None:
