@@ -162,7 +162,7 @@ def test_a_field_type_without_a_wire_type_is_refused(hint: Any) -> None:
 
 
 @pytest.mark.parametrize("cls", CLASSES, ids=lambda cls: cls.__name__)
-@settings(max_examples=5, deadline=None)
+@settings(max_examples=3, deadline=None, database=None)
 @given(data=st.data())
 def test_a_dataclass_comes_back_from_the_wire_as_it_was(cls: type[Any], data: Any) -> None:
     body = data.draw(instances(cls))
@@ -173,7 +173,7 @@ def test_a_dataclass_comes_back_from_the_wire_as_it_was(cls: type[Any], data: An
 
 
 @pytest.mark.parametrize("cls", CLASSES, ids=lambda cls: cls.__name__)
-@settings(max_examples=5, deadline=None)
+@settings(max_examples=3, deadline=None, database=None)
 @given(data=st.data())
 def test_a_wire_message_comes_back_from_the_dataclass_as_it_was(cls: type[Any], data: Any) -> None:
     source = convert.wire_class(cls)()
@@ -251,14 +251,14 @@ def test_only_messages_can_be_encoded() -> None:
 
 
 @given(bodies)
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=40, deadline=None)
 def test_the_codec_gives_back_an_equal_message(body: Message) -> None:
     codec = convert.WireCodec()
     assert codec.decode(codec.encode(body)) == body
 
 
 @given(st.binary(max_size=60))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=200, deadline=None)
 def test_bytes_that_are_no_message_are_a_protocol_error(data: bytes) -> None:
     try:
         body = convert.WireCodec().decode(data)

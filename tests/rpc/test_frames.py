@@ -52,13 +52,13 @@ def write_frame(data: bytes = b"payload") -> bytes:
 
 
 @given(frames)
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 def test_a_frame_is_decoded_as_it_was_encoded(sent: list[Envelope]) -> None:
     assert plain(decode(encode(sent))) == sent
 
 
 @given(frames)
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 def test_protobuf_reads_and_writes_the_same_bytes(sent: list[Envelope]) -> None:
     data = encode(sent)
     frame = session_pb2.Frame.FromString(data)
@@ -202,7 +202,7 @@ def test_arbitrary_bytes_never_raise_anything_else(data: bytes) -> None:
 
 
 @given(frames, st.data())
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 def test_damaged_frames_never_raise_anything_else(
     sent: list[Envelope], data: st.DataObject
 ) -> None:
