@@ -1,0 +1,261 @@
+"""One life of a node: an incarnation with its data log, its link, its files and its sessions.
+
+An incarnation is composed once and ends once (R2, R7). It ends when its data log ends (an error of
+the disk, or somebody sealed it), when a claim check fails, and when anything unexpected happens in
+the data path. Ending is immediate and total: all streams end, nothing that was prepared is
+answered, all memory is forgotten. What was acknowledged is in the log, and whoever seals it finds
+it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+from sofs.core.messages import LogInfo, PartStateReply, RegisterNodeReply
+from sofs.errors import (
+    Fenced,
+    InvariantViolation,
+    SofsError,
+    StoreUnknown,
+    Unavailable,
+)
+from sofs.ids import Epoch, Incarnation, short
+from sofs.ports.log import Claim, FencedStore, LogWriter
+from sofs.ports.runtime import Clock, Entropy
+from sofs.ports.stream import Stream, Transport
+from sofs.services.channel import Channel
+from sofs.services.node.commits import Commits
+from sofs.services.node.file_table import FileTable
+from sofs.services.node.inbound import Inbound
+from sofs.services.node.link import AuthorityLink
+from sofs.services.node.metadata import Metadata
+from sofs.services.node.read_path import ReadPath
+from sofs.services.node.session import Session
+from sofs.services.node.write_path import WritePath
+from sofs.services.tasks import Tasks
+
+log = logging.getLogger("sofs.node")
+
+SESSIONS_MAX: Final = 4096
+NONCE_BYTES: Final = 16
+
+
+@dataclass(frozen=True, slots=True)
+class NodeConfig:
+    """What a node is told. ``name``: of the Ray node, for people. ``share`` and ``volume``: what it
+    serves. ``addresses``: of all nodes of the access point, as last known."""
+
+    name: str
+    share: str = ""
+    volume: bytes = b""
+    run_id: bytes = b""
+    addresses: Callable[[], list[str]] = list
+
+
+def node_role(incarnation: bytes) -> str:
+    """The role of an incarnation's data log."""
+    return f"node-{incarnation.hex()}"
+
+
+class Node:
+    """See the module. Made by ``start_life``."""
+
+    def __init__(
+        self,
+        *,
+        clock: Clock,
+        transport: Transport,
+        fenced: FencedStore,
+        config: NodeConfig,
+        claim: Claim,
+        writer: LogWriter,
+    ) -> None:
+        self.clock = clock
+        self.config = config
+        self.log = writer
+        self.incarnation = claim.incarnation
+        self.ended: asyncio.Future[BaseException] = asyncio.get_running_loop().create_future()
+        self.sessions: dict[bytes, Session] = {}
+        self._streams: dict[Channel, Session] = {}
+        self.tasks = Tasks(f"node-{short(claim.incarnation)}", self.end)
+        self.link = AuthorityLink(
+            clock=clock,
+            transport=transport,
+            fenced=fenced,
+            claim=claim,
+            node=config.name,
+            tasks=self.tasks,
+            crash=self.end,
+            own_check=self.check,
+        )
+        self.commits = Commits(clock, self.link, self.tasks)
+        own = LogInfo(0, claim.incarnation, claim.nonce)
+        self.table = FileTable(self.link, self.commits, self.tasks, own, self.end)
+        self.corrupt_pages = 0
+        self.reads = ReadPath(fenced.blocks, self.table, self.tasks, self._corrupt)
+        self.writes = WritePath(clock, writer, self.table, self.commits, self.reads)
+        self.metadata = Metadata(self)
+        self.link.inbound = Inbound(self).on_message
+        self.link.bound_handles = self.table.bound_handles
+        self.link.on_registered = self._registered
+        writer.on_end(self.end)
+        self.link.start()
+
+    def _registered(self, reply: RegisterNodeReply) -> None:
+        self.writes.log_id = reply.log_id
+        self.table.registered(reply)
+
+    def _corrupt(self, ino: int, page: int, what: str) -> None:
+        self.corrupt_pages += 1
+        log.error("$corrupt: %s", what)
+
+    async def check(self) -> None:
+        """The claim check of R3; when it fails, this life is over."""
+        try:
+            await self.log.check()
+        except BaseException as error:
+            self.end(error)
+            raise
+
+    # Ending
+    # ----------------------------------------------------------------------------------------
+
+    def end(self, reason: BaseException) -> None:
+        """End this life now, for ``reason``; later reasons change nothing."""
+        if self.ended.done():
+            return
+        self.ended.set_result(reason)
+        text = f"this node's life ended: {reason}"
+        for session in self._streams.values():
+            session.end(text)
+        self.link.end()
+        self.tasks.cancel()
+
+    async def close(self) -> None:
+        """End and wait until nothing of this life runs any more."""
+        self.end(Unavailable("the node was closed"))
+        for channel in list(self._streams):
+            await channel.close()
+        await self.tasks.close()
+        await self.log.close()
+
+    # Sessions
+    # --------------------------------------------------------------------------------------
+
+    async def accept(self, stream: Stream) -> None:
+        """Serve one client's stream until it ends."""
+        if self.ended.done() or len(self._streams) >= SESSIONS_MAX:
+            raise Unavailable(f"this node serves no more than {SESSIONS_MAX} sessions now")
+        session = Session(self)
+        channel = Channel(
+            stream,
+            self.clock,
+            session.on_message,
+            name=f"client {stream.peer}",
+            on_crash=self.end,
+            check=self.check,
+        )
+        session.channel = channel
+        self._streams[channel] = session
+        channel.start()
+        try:
+            await channel.ended
+        finally:
+            self._streams.pop(channel, None)
+            self._session_ended(session)
+            await channel.close()
+
+    def sessions_changed(self, session: Session) -> None:
+        """A session has said who it is: it replaces the client's older one."""
+        older = self.sessions.get(session.client)
+        if older is not None and older is not session:
+            older.end("a newer session of the same client replaced this one")
+            self._session_ended(older)
+        self.sessions[session.client] = session
+
+    def _session_ended(self, session: Session) -> None:
+        session.alive = False
+        if self.sessions.get(session.client) is session:
+            del self.sessions[session.client]
+        handles = list(session.handles.values())
+        session.handles = {}
+        for handle in handles:
+            if handle.session is session:
+                handle.session = None
+        if handles and not self.ended.done():
+            self.tasks.spawn(self.metadata.report_disconnected(handles), "disconnected")
+
+    # For people
+    # ------------------------------------------------------------------------------------
+
+    def describe(self) -> PartStateReply:
+        counters = self.log.counters()
+        facts = [
+            f"log={self.link.log_id}",
+            f"authority_epoch={self.link.epoch}",
+            f"authority={'connected' if self.link.connected else 'away'}",
+            f"authority_calls={self.link.calls}",
+            f"sessions={len(self.sessions)}",
+            f"handles={len(self.table.handles)}",
+            f"files={len(self.table.files)}",
+            f"commit_batches={self.commits.batches}",
+            f"applied={self.commits.applied_sequence}",
+            f"durable={self.log.durable_sequence}",
+            f"corrupt_pages={self.corrupt_pages}",
+            *(f"log_{name}={value}" for name, value in sorted(counters.items())),
+        ]
+        return PartStateReply("node", self.config.name, self.incarnation, "serving", facts)
+
+
+async def start_life(
+    *,
+    clock: Clock,
+    entropy: Entropy,
+    transport: Transport,
+    fenced: FencedStore,
+    config: NodeConfig,
+    endpoint: str,
+) -> Node:
+    """Compose a fresh incarnation: its own role, claimed and with an open log, before it serves.
+
+    Raises StoreUnknown, StoreFailed or DiskFull when the store does not let it; the incarnation is
+    then never used again.
+    """
+    incarnation = Incarnation(entropy.token(16))
+    claim = Claim(
+        role=node_role(incarnation),
+        epoch=Epoch(1),
+        incarnation=incarnation,
+        nonce=entropy.token(NONCE_BYTES),
+        endpoint=endpoint,
+        run_id=config.run_id,
+        part="node",
+    )
+    if await fenced.try_claim(claim) is not None:
+        raise StoreUnknown(f"{claim.role} is claimed already; draw a fresh incarnation")
+    writer = await fenced.open_log(claim, first_sequence=1)
+    return Node(
+        clock=clock,
+        transport=transport,
+        fenced=fenced,
+        config=config,
+        claim=claim,
+        writer=writer,
+    )
+
+
+def is_fatal(reason: BaseException) -> bool:
+    """A broken rule of the program itself: the process exits, nobody composes a new life."""
+    return isinstance(reason, InvariantViolation)
+
+
+def describe_end(reason: BaseException) -> str:
+    if isinstance(reason, Fenced):
+        return f"its data log was sealed: {reason}"
+    if isinstance(reason, SofsError):
+        return str(reason)
+    return f"internal error: {reason!r}"

@@ -1,0 +1,471 @@
+"""Everything that is no plain read or write: it goes to the authority, in the client's name.
+
+The node speaks for the session's client and principal, whatever the message says. What the answers
+bring for the node alone (grants) is installed inside the channel's reader and taken out. Each
+request runs as a task of the node's life, not of the client's stream: what the authority did must
+be taken in even if the client has gone meanwhile.
+
+Order against writes. A close waits for the handle's earlier operations and until the authority has
+their records; so does an unlock (it only needs them durable). A truncate is an operation of the
+file's queue: it holds the file, drained and settled, until the authority's transaction is done;
+then the file's state is taken anew, since the answer may be a stored one of long ago. A lock is
+answered when every write that was admitted before this node knew of it is durable.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine
+from typing import TYPE_CHECKING, Any, Final
+
+from sofs.constants import (
+    BLOCK_BYTES,
+    FILE_BYTES_MAX,
+    READ_BYTES_MAX,
+    WRITE_BYTES_MAX,
+)
+from sofs.core.extent_map import ExtentMap
+from sofs.core.extents import pack_extent
+from sofs.core.messages import (
+    Abandon,
+    BoundHandle,
+    Caller,
+    Close,
+    Disconnected,
+    Done,
+    EndClient,
+    HeldLock,
+    InfoReply,
+    Lock,
+    Message,
+    Mkdir,
+    Open,
+    OpenReply,
+    ReadDir,
+    ReadFile,
+    ReadFileReply,
+    Reclaim,
+    ReclaimReply,
+    ReclaimResult,
+    Rename,
+    Rmdir,
+    SetInfo,
+    Stat,
+    Truncate,
+    Unlink,
+    Unlock,
+    WriteFile,
+)
+from sofs.errors import (
+    FileClosed,
+    FileNotAvailable,
+    InvalidParameter,
+    MessageTooLarge,
+    NotSupported,
+    ProtocolError,
+    SofsError,
+    StaleGeneration,
+)
+from sofs.ports.store import Buffer
+from sofs.ports.stream import Envelope
+from sofs.services.channel import expect
+from sofs.services.node.open_file import RW, Handle, OpenFile, check_handle, leaving
+from sofs.services.node.session import Session
+from sofs.services.node.truncate import TruncateOp
+
+if TYPE_CHECKING:
+    from sofs.services.node.life import Node
+
+READ_FILE_ROUNDS_MAX: Final = 16
+Work = Coroutine[Any, Any, Message] | Coroutine[Any, Any, tuple[Message, Buffer]]
+_PLAIN: Final = (Mkdir, Rmdir, Unlink, Rename, ReadDir, SetInfo, Abandon)
+
+
+class Metadata:
+    """Forwards requests of sessions; see the module."""
+
+    def __init__(self, node: Node) -> None:
+        self._node = node
+        self._link = node.link
+        self._table = node.table
+        self._commits = node.commits
+        self._handlers: dict[type[Message], Callable[[Session, Any, Buffer], Work]] = {
+            Open: self._open,
+            Reclaim: self._reclaim,
+            Lock: self._lock,
+            Unlock: self._unlock,
+            Stat: self._stat,
+            WriteFile: self._write_file,
+            ReadFile: self._read_file,
+            EndClient: self._end_client,
+        }
+        for kind in _PLAIN:
+            self._handlers[kind] = self._forward
+
+    def serve(self, session: Session, envelope: Envelope) -> None:
+        """Take one request of a session, which counted it already."""
+        body = envelope.body
+        caller = getattr(body, "caller", None)
+        if isinstance(caller, Caller):
+            caller.client = session.client
+            caller.principal = session.principal
+        if isinstance(body, Truncate):
+            self._truncate(session, envelope.call, body)
+            return
+        try:
+            work = self._begin(session, body, envelope.data)
+        except SofsError as error:
+            session.refuse(envelope.call, error)
+            session.finished(0)
+            return
+        self._node.tasks.spawn(self._run(session, envelope.call, work), type(body).__name__)
+
+    def _begin(self, session: Session, body: Message, data: Buffer) -> Work:
+        if isinstance(body, Close):
+            return self._begin_close(session, body)
+        handler = self._handlers.get(type(body))
+        if handler is None:
+            raise NotSupported(f"the file service has no {type(body).__name__}")
+        return handler(session, body, data)
+
+    async def _run(self, session: Session, call: int, work: Work) -> None:
+        try:
+            reply = await work
+        except SofsError as error:
+            session.refuse(call, error)
+        else:
+            body, data = reply if isinstance(reply, tuple) else (reply, b"")
+            session.answer(call, body, data, checked=True)
+        finally:
+            session.finished(0)
+
+    async def _forward(self, session: Session, body: Message, data: Buffer) -> Message:
+        return await self._link.call(lambda: body)
+
+    # Handles
+    # -------------------------------------------------------------------------------------
+
+    async def _open(self, session: Session, body: Open, data: Buffer) -> Message:
+        def opened(message: Message) -> None:
+            reply = expect((message, b""), OpenReply)
+            self._bind(session, reply.handle, reply.generation, reply.info.ino, body.access)
+            if reply.grant is not None:
+                self._table.install(reply.grant)
+                reply.grant = None
+
+        return await self._link.call(lambda: body, opened)
+
+    def _bind(
+        self, session: Session, number: int, generation: int, ino: int, access: int
+    ) -> Handle:
+        """The handle is connected through this session from now on; without a session (it ended
+        meanwhile) the authority is told at once."""
+        alive = session if session.alive else None
+        handle = self._table.handles.get(number)
+        if handle is None:
+            handle = Handle(number, generation, self._table.file(ino), access, alive)
+            self._table.add_handle(handle)
+        else:
+            if handle.session is not None:
+                handle.session.handles.pop(number, None)
+            handle.generation = max(handle.generation, generation)
+            handle.session = alive
+            handle.closing = handle.leaving = ""
+        if alive is not None:
+            alive.handles[number] = handle
+        else:
+            self._node.tasks.spawn(self.report_disconnected([handle]), "disconnected")
+        return handle
+
+    def _begin_close(self, session: Session, body: Close) -> Work:
+        """From now on the handle takes no new operations."""
+        handle = session.handles.get(body.handle)
+        body.release_token = 0
+        if handle is None or handle.generation != body.generation:
+            # A copy of a close that was answered, or of an older life: the authority knows.
+            return self._forward(session, body, b"")
+        if handle.leaving:
+            raise leaving(handle)
+        handle.leaving = FileClosed.code
+        return self._close(body, handle)
+
+    async def _close(self, body: Close, handle: Handle) -> Message:
+        file = handle.file
+        try:
+            await handle.quiet()
+            await self._commits.settle(file.last_sequence)
+            reply = await self._link.call(lambda: self._release(body, handle))
+        except (FileClosed, StaleGeneration) as error:
+            self._table.remove_handle(handle, error.code)
+            raise
+        except SofsError:
+            handle.leaving = ""
+            raise
+        self._table.remove_handle(handle, FileClosed.code)
+        self._overlay(reply)
+        return reply
+
+    def _release(self, body: Close, handle: Handle) -> Close:
+        """Give the token back along with the last handle of a file. From this moment it is gone
+        here, whatever becomes of the message."""
+        file = handle.file
+        if (
+            file.mode
+            and len(file.handles) == 1
+            and file.quiescent
+            and file.last_sequence <= self._commits.applied_sequence
+        ):
+            body.release_token = file.generation
+            self._table.drop_token(file)
+        return body
+
+    async def _reclaim(self, session: Session, body: Reclaim, data: Buffer) -> Message:
+        """Handles that are bound here already (their session was replaced) are drained first."""
+        known = [
+            handle
+            for item in body.handles
+            if (handle := self._table.handles.get(item.handle)) is not None
+        ]
+        for handle in known:
+            handle.reclaiming += 1
+        try:
+            for handle in known:
+                if handle.session is not session:
+                    await self._landed(handle)
+            return await self._link.call(lambda: body, lambda m: self._reclaimed(session, m))
+        finally:
+            for handle in known:
+                handle.reclaiming -= 1
+            lost = [h for h in known if h.session is None and not h.reclaiming]
+            if lost:
+                self._node.tasks.spawn(self.report_disconnected(lost), "disconnected")
+
+    def _reclaimed(self, session: Session, message: Message) -> None:
+        reply = expect((message, b""), ReclaimReply)
+        for result in reply.results:
+            if not result.code:
+                self._bind(
+                    session, result.handle, result.generation, result.info.ino, _access(result)
+                )
+        for grant in reply.grants:
+            self._table.install(grant)
+        reply.grants = []
+
+    async def _landed(self, handle: Handle) -> None:
+        """Return when no operation of the handle is under way. Those that only wait do not count:
+        their session is gone, so they are never admitted."""
+        while handle.in_flight:
+            await self._node.log.durable(handle.file.pending[-1].sequence)
+
+    async def report_disconnected(self, handles: list[Handle]) -> None:
+        """Tell the authority that these handles' sessions ended, then forget them. Handles that a
+        client took up again meanwhile are left alone."""
+
+        def away() -> list[Handle]:
+            return [
+                handle
+                for handle in handles
+                if handle.session is None
+                and not handle.reclaiming
+                and self._table.handles.get(handle.number) is handle
+            ]
+
+        told: list[Handle] = []
+
+        def build() -> Message:
+            told[:] = away()
+            return Disconnected([BoundHandle(h.number, h.generation) for h in told])
+
+        for handle in handles:
+            await self._landed(handle)
+        if not away():
+            return
+        await self._link.call(build, deadline_ms=None)
+        for handle in told:
+            if handle.session is None and not handle.reclaiming:
+                await self._commits.settle(handle.file.last_sequence)
+                if handle.session is None and not handle.reclaiming:
+                    self._table.remove_handle(handle, StaleGeneration.code)
+
+    async def _end_client(self, session: Session, body: EndClient, data: Buffer) -> Message:
+        """The authority has this node let go of the client's handles first (``Detach``)."""
+        session.leaving = True
+        return await self._link.call(lambda: body)
+
+    # Locks and flush
+    # -----------------------------------------------------------------------------
+
+    def _own(self, session: Session, number: int, generation: int) -> Handle:
+        handle = session.handles.get(number)
+        if handle is None:
+            raise self._table.gone(number)
+        if handle.leaving:
+            raise leaving(handle)
+        check_handle(handle, generation)
+        return handle
+
+    async def _lock(self, session: Session, body: Lock, data: Buffer) -> Message:
+        handle = self._own(session, body.handle, body.generation)
+        file = handle.file
+
+        def locked(message: Message) -> None:
+            # A copy of an answered lock adds it again: one too many is only asked about.
+            expect((message, b""), Done)
+            file.locks = [
+                *file.locks,
+                *(
+                    HeldLock(handle.number, item.offset, item.length, item.exclusive)
+                    for item in body.ranges
+                ),
+            ]
+
+        reply = await self._link.call(lambda: body, locked)
+        if file.pending:
+            await self._node.log.durable(file.pending[-1].sequence)
+        return reply
+
+    async def _unlock(self, session: Session, body: Unlock, data: Buffer) -> Message:
+        """The lock stays in this node's table: before it refuses for a lock, a node asks for the
+        newest table, and a copy of an unlock must not take a later lock away here."""
+        handle = self._own(session, body.handle, body.generation)
+        await handle.quiet()
+        return await self._link.call(lambda: body)
+
+    def flush(self, session: Session, call: int, handle: Handle) -> None:
+        """Answer when the handle's earlier operations are done."""
+        if not handle.busy:
+            session.answer(call, Done())
+            session.finished(0)
+            return
+
+        async def flushed() -> Message:
+            await handle.quiet()
+            return Done()
+
+        self._node.tasks.spawn(self._run(session, call, flushed()), "flush")
+
+    # Information
+    # ---------------------------------------------------------------------------------
+
+    async def _stat(self, session: Session, body: Stat, data: Buffer) -> Message:
+        reply = await self._link.call(lambda: body)
+        self._overlay(reply)
+        return reply
+
+    def _overlay(self, reply: Message) -> None:
+        """The holder of DIRECT_RW knows size and time better than the authority."""
+        if isinstance(reply, InfoReply) and reply.held_by_asker:
+            file = self._table.files.get(reply.info.ino)
+            if file is not None and file.mode == RW:
+                reply.info.size = file.size
+                reply.info.modified_ns = max(reply.info.modified_ns, file.modified_ns)
+            reply.held_by_asker = False
+
+    def _truncate(self, session: Session, call: int, body: Truncate) -> None:
+        try:
+            handle = self._own(session, body.handle, body.generation)
+            if body.size > FILE_BYTES_MAX:
+                raise InvalidParameter(f"a file ends at {FILE_BYTES_MAX} bytes")
+        except SofsError as error:
+            session.refuse(call, error)
+            session.finished(0)
+            return
+        handle.busy += 1
+        handle.file.submit(TruncateOp(self._node, session, call, handle, body))
+
+    # Whole files
+    # ---------------------------------------------------------------------------------
+
+    async def _write_file(self, session: Session, body: WriteFile, data: Buffer) -> Message:
+        """One detached record, durable, then one transaction that names it."""
+        length = len(data)
+        if length > WRITE_BYTES_MAX:
+            raise MessageTooLarge(
+                f"write_file takes at most {WRITE_BYTES_MAX} bytes; open the file and write parts"
+            )
+        node = self._node
+        await self._link.live()
+        body.size = length
+        body.modified_ns = node.clock.wall_ns()
+        body.log_id = self._link.log_id
+        body.extents = b""
+        if length:
+            await node.log.room(length + BLOCK_BYTES)
+            placement = node.writes.append_detached(0, _whole_blocks(data), length)
+            body.extents = pack_extent(
+                0,
+                body.log_id,
+                placement.segment,
+                placement.sequence,
+                placement.payload_offset,
+                placement.sums,
+            )
+            await node.log.durable(placement.sequence)
+        return await self._link.call(lambda: body)
+
+    async def _read_file(
+        self, session: Session, body: ReadFile, data: Buffer
+    ) -> tuple[Message, Buffer]:
+        """A momentary view from the authority, or this node's own map when it holds the token."""
+        if body.length > READ_BYTES_MAX:
+            raise MessageTooLarge(f"a read takes at most {READ_BYTES_MAX} bytes; split it")
+        if body.offset > FILE_BYTES_MAX:
+            raise InvalidParameter(f"a file ends at {FILE_BYTES_MAX} bytes")
+        for _ in range(READ_FILE_ROUNDS_MAX):
+            message = await self._link.call(lambda: body)
+            reply = expect((message, b""), ReadFileReply)
+            grant, reply.grant = reply.grant, None
+            if grant is not None:
+                self._table.learn_logs(grant.logs)
+                view = ExtentMap()
+                view.reset(grant.extents_through_page, 0)
+                view.insert_packed(grant.extents)
+                length = max(0, min(body.length, reply.info.size - body.offset))
+                found = await self._node.reads.read_range(reply.info.ino, view, body.offset, length)
+                return reply, found
+            file = self._table.files.get(reply.info.ino)
+            if file is not None and file.mode:
+                own = await self._read_own(file, body, reply)
+                if own is not None:
+                    return reply, own
+        raise FileNotAvailable("the file moved between nodes all the time", retry_after_ms=20)
+
+    async def _read_own(
+        self, file: OpenFile, body: ReadFile, reply: ReadFileReply
+    ) -> Buffer | None:
+        """Read under the token that this node holds; None when it has gone meanwhile."""
+        while file.mode:
+            length = max(0, min(body.length, file.size - body.offset))
+            first = body.offset // BLOCK_BYTES
+            end = max(first + 1, -(-(body.offset + length) // BLOCK_BYTES))
+            missing = file.map.missing(first, end)
+            if missing is not None:
+                await self._table.fetch(file, missing)
+                continue
+            reply.info.size = file.size
+            reply.info.modified_ns = max(reply.info.modified_ns, file.modified_ns)
+            runs = file.map.runs(first, end)
+            file.readers += 1
+            try:
+                whole = await self._node.reads.gather(file.ino, runs)
+            finally:
+                file.read_done()
+            skip = body.offset - first * BLOCK_BYTES
+            return memoryview(whole)[skip : skip + length]
+        return None
+
+
+def _access(result: ReclaimResult) -> int:
+    """What a reclaimed handle may do: as it was opened."""
+    if not result.access:
+        raise ProtocolError("the authority reclaimed a handle without saying its access")
+    return result.access
+
+
+def _whole_blocks(data: Buffer) -> list[Buffer]:
+    """Return ``data`` with zeros up to the next whole block, as payload buffers."""
+    view = memoryview(data)
+    whole = len(view) & ~(BLOCK_BYTES - 1)
+    payload: list[Buffer] = [view[:whole]] if whole else []
+    if whole < len(view):
+        payload.append(bytes(view[whole:]).ljust(BLOCK_BYTES, b"\0"))
+    return payload

@@ -1,0 +1,185 @@
+"""The node part of a process: one listener, and one life at a time behind it.
+
+When a life ends (its log was sealed, the disk failed, a bug showed), the part composes a new one in
+place, with a fresh incarnation and nothing of the old one's memory (R2), without costing a process
+start. Lives that end quickly one after another are started with growing pauses; after
+QUICK_ENDS_MAX of them, or when a rule of the program itself broke, ``on_exit`` is called and the
+process is to exit: then its supervisor starts it again.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Final
+
+from sofs.core.messages import HelloReply, PartState, PartStateReply
+from sofs.errors import (
+    NotSupported,
+    SofsError,
+    Unavailable,
+    WrongIncarnation,
+)
+from sofs.ports.log import FencedStore
+from sofs.ports.runtime import Clock, Entropy
+from sofs.ports.stream import Envelope, Listener, Stream, Transport
+from sofs.services.channel import Channel, check_hello
+from sofs.services.node.life import Node, NodeConfig, describe_end, is_fatal, start_life
+from sofs.services.tasks import Tasks
+
+log = logging.getLogger("sofs.node")
+
+FILE_SERVICE: Final = "file"
+QUICK_MS: Final = 10_000  # A life shorter than this ended quickly.
+QUICK_ENDS_MAX: Final = 8
+PAUSE_MS: Final = 10  # Before the second quick start; doubles.
+PAUSE_MS_MAX: Final = 1_000
+
+
+class NodePart:
+    """See the module. ``accept`` may be given to a listener that the process shares with other
+    parts; ``start`` makes one of its own otherwise."""
+
+    def __init__(
+        self,
+        *,
+        clock: Clock,
+        entropy: Entropy,
+        transport: Transport,
+        fenced: FencedStore,
+        config: NodeConfig,
+        on_exit: Callable[[BaseException], None],
+    ) -> None:
+        self._clock = clock
+        self._entropy = entropy
+        self._transport = transport
+        self._fenced = fenced
+        self._config = config
+        self._on_exit = on_exit
+        self._tasks = Tasks(f"node-part {config.name}", self._crash)
+        self._listener: Listener | None = None
+        self._closed = False
+        self.endpoint = ""
+        self.node: Node | None = None
+        self.lives = 0
+        self.last_end = ""
+
+    @property
+    def address(self) -> str:
+        """Where this part listens."""
+        return self.endpoint
+
+    # Life
+    # ------------------------------------------------------------------------------------------
+
+    async def start(self, address: str, *, listener: Listener | None = None) -> None:
+        """Listen at ``address`` (or use ``listener``, whose accept calls ours) and compose the
+        first life. Raises what the store says when it cannot be."""
+        if listener is None:
+            self._listener = listener = await self._transport.listen(address, self.accept)
+        self.endpoint = listener.address
+        self.node = await self._compose()
+        self._tasks.spawn(self._succeed(), "lives")
+
+    async def _compose(self) -> Node:
+        node = await start_life(
+            clock=self._clock,
+            entropy=self._entropy,
+            transport=self._transport,
+            fenced=self._fenced,
+            config=self._config,
+            endpoint=self.endpoint,
+        )
+        self.lives += 1
+        return node
+
+    async def _succeed(self) -> None:
+        """Compose the next life whenever one ended."""
+        quick = 0
+        while True:
+            node = self.node
+            born = self._clock.monotonic_ms()
+            if node is not None:
+                reason = await node.ended
+                self.node = None
+                self.last_end = describe_end(reason)
+                log.warning("node %s: a life ended: %s", self._config.name, self.last_end)
+                if is_fatal(reason):
+                    self._on_exit(reason)
+                    return
+                self._tasks.spawn(node.close(), "close-life")
+            lived = self._clock.monotonic_ms() - born
+            quick = quick + 1 if lived < QUICK_MS else 1
+            if quick > QUICK_ENDS_MAX:
+                self._on_exit(
+                    Unavailable(f"{quick} lives of this node ended quickly: {self.last_end}")
+                )
+                return
+            if quick > 1:
+                await self._clock.sleep_ms(min(PAUSE_MS << (quick - 2), PAUSE_MS_MAX))
+            try:
+                self.node = await self._compose()
+            except SofsError as error:
+                self.last_end = f"a new life could not begin: {error}"
+
+    def _crash(self, error: BaseException) -> None:
+        self._on_exit(error)
+
+    async def close(self) -> None:
+        """End the current life, stop listening, and wait until nothing runs any more."""
+        self._closed = True
+        await self._tasks.close()
+        node, self.node = self.node, None
+        if node is not None:
+            await node.close()
+        if self._listener is not None:
+            await self._listener.close()
+
+    # Streams
+    # ---------------------------------------------------------------------------------------
+
+    async def accept(self, service: str, stream: Stream) -> None:
+        """Serve one stream: clients of service ``file``; any other service only answers who we are
+        and that we live."""
+        node = self.node
+        if service == FILE_SERVICE:
+            if node is None:
+                raise Unavailable("this node is starting; connect again, or to another address")
+            await node.accept(stream)
+            return
+        channel = Channel(
+            stream,
+            self._clock,
+            self._on_other_message,
+            name=f"{service} {stream.peer}",
+            on_crash=self._crash,
+        )
+        channel.start()
+        try:
+            await channel.ended
+        finally:
+            await channel.close()
+
+    def _on_other_message(self, channel: Channel, envelope: Envelope) -> None:
+        node = self.node
+        if channel.remote is None:
+            if node is None:
+                raise WrongIncarnation("no incarnation lives here now; look the part up again")
+            channel.remote = check_hello(envelope, node.incarnation)
+            channel.reply(
+                envelope.call,
+                HelloReply(channel.remote.protocol_version, node.incarnation, self._config.name),
+            )
+        elif isinstance(envelope.body, PartState):
+            channel.reply(envelope.call, self.describe())
+        else:
+            raise NotSupported(f"this part has no {type(envelope.body).__name__}")
+
+    def describe(self) -> PartStateReply:
+        """The state of the part, for people and tests."""
+        node = self.node
+        if node is None:
+            return PartStateReply("node", self._config.name, b"", "starting", [self.last_end])
+        state = node.describe()
+        state.facts.append(f"lives={self.lives}")
+        return state

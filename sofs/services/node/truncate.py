@@ -1,0 +1,123 @@
+"""Truncate: alone on its file, with everything before it at the authority.
+
+Why it is safe. The operation waits at the head of the file's queue for the token, until the file is
+drained and until the authority has every record of it; then it holds the file. So the authority's
+transaction orders against each write: what came before is in its tables, nothing else is under
+way, and tail replay has nothing of this file to apply behind it. Bytes behind the new end of the
+last page are zeroed by a detached record, which counts only through that transaction.
+
+The answer may be a stored one, of a truncate that took effect long ago: what the file is now is
+asked for anew (a token with a new generation), never computed here.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from sofs.constants import BLOCK_BYTES
+from sofs.core.extents import pack_extent
+from sofs.core.messages import InfoReply, Truncate
+from sofs.errors import SofsError, StaleGeneration
+from sofs.services.channel import expect
+from sofs.services.node.open_file import RW, Handle, Need
+from sofs.services.node.session import Session
+
+if TYPE_CHECKING:
+    from sofs.services.node.life import Node
+
+
+class TruncateOp:
+    """One truncate, from its arrival to its answer; an ``open_file.Operation``."""
+
+    __slots__ = ("_body", "_call", "_handle", "_node", "_session")
+
+    def __init__(
+        self, node: Node, session: Session, call: int, handle: Handle, body: Truncate
+    ) -> None:
+        self._node = node
+        self._session = session
+        self._call = call
+        self._handle = handle
+        self._body = body
+
+    @property
+    def alive(self) -> bool:
+        return self._session.alive
+
+    def attempt(self) -> Need | None:
+        """See ``open_file.Operation``."""
+        handle, node = self._handle, self._node
+        file = handle.file
+        # A close that waits for this operation has marked the handle as leaving: that is in order.
+        if handle.generation != self._body.generation:
+            raise StaleGeneration(f"handle {handle.number} was reclaimed")
+        if file.mode != RW:
+            return Need(node.table.acquire(file, RW), remote=True)
+        if file.pending or file.readers:
+            return Need(file.drained(), remote=False)
+        if file.last_sequence > node.commits.applied_sequence:
+            return Need(node.table.settle(file), remote=True)
+        page = self._body.size // BLOCK_BYTES
+        if self._shrinks_into_page() and file.map.missing(page, page + 1) is not None:
+            start = file.map.missing(page, page + 1)
+            return Need(node.table.fetch(file, start or 0), remote=True)
+        file.hold()
+        node.tasks.spawn(self._run(), "truncate")
+        return None
+
+    def _shrinks_into_page(self) -> bool:
+        size = self._body.size
+        return bool(size % BLOCK_BYTES) and size < self._handle.file.size
+
+    async def _run(self) -> None:
+        file, node, body = self._handle.file, self._node, self._body
+        try:
+            body.tail = await self._tail() if self._shrinks_into_page() else b""
+            body.modified_ns = node.clock.wall_ns()
+            # Until there is an answer nobody knows the file's size: no deadline.
+            message = await node.link.call(lambda: body, deadline_ms=None)
+            reply = expect((message, b""), InfoReply)
+            await node.table.acquire(file, RW)
+        except SofsError as error:
+            self._session.refuse(self._call, error, checked=True)
+        else:
+            reply.held_by_asker = False
+            self._session.answer(self._call, reply, checked=True)
+        finally:
+            file.release()
+            self._finished()
+
+    async def _tail(self) -> bytes:
+        """Write the last page, zeroed behind the new end, as a detached record; return its packed
+        extent. A hole needs none."""
+        file, node, size = self._handle.file, self._node, self._body.size
+        page, keep = divmod(size, BLOCK_BYTES)
+        place = file.map.page(page)
+        if place is None:
+            return b""
+        old = node.reads.cached_page(place) or await node.reads.read_page(file.ino, page, place)
+        block = old[:keep].ljust(BLOCK_BYTES, b"\0")
+        await node.log.room(BLOCK_BYTES)
+        placement = node.writes.append_detached(file.ino, [block], keep)
+        await node.log.durable(placement.sequence)
+        return pack_extent(
+            page,
+            node.link.log_id,
+            placement.segment,
+            placement.sequence,
+            placement.payload_offset,
+            placement.sums,
+        )
+
+    def fail(self, error: SofsError) -> None:
+        """See ``open_file.Operation``."""
+        self._session.refuse(self._call, error, checked=True)
+        self._finished()
+
+    def drop(self) -> None:
+        """See ``open_file.Operation``."""
+        self._finished()
+
+    def _finished(self) -> None:
+        self._session.finished(0)
+        self._handle.finished()
