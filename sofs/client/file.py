@@ -307,10 +307,10 @@ class AsyncFile:
             raise
         finally:
             for op, future in flying:
-                if future.done():
-                    future.cancelled() or future.exception()
-                else:
+                if not future.done():
                     self._flight.forget(op)
+                elif not future.cancelled():
+                    future.exception()  # Seen: the first error was raised.
 
     # The position
 
@@ -467,11 +467,14 @@ class AsyncFile:
         await self._call(body, Done, Kind.METADATA, deadline_ms, span=_hull(ranges))
 
     async def close(self, *, deadline_ms: int | None = None) -> None:
-        """Wait for the handle's writes and give it back. Again is harmless. After DeadlineExceeded
-        or OutcomeUnknown the close goes on in the background."""
+        """Wait for the handle's writes and give it back. Again is harmless. Raises HandleLost if it
+        is gone and no earlier call said so. After DeadlineExceeded or OutcomeUnknown the close goes
+        on in the background."""
         if self.closed:
             return
         self.closed = True
+        if self.core.closed or (self.remote.lost is not None and self.remote.lost_told):
+            return  # The server closed it with the client, or the caller knows that it is gone.
         try:
             await self._quiet(deadline_ms)
         finally:

@@ -99,8 +99,8 @@ class Flight:
         self._lanes: dict[Lane, None] = {}  # Those in which something waits.
         self._queued_ops = 0
         self._queued_bytes = 0
+        self._pending_bytes = 0
         self._flying = 0
-        self._flying_bytes = 0
         self._channel: Channel | None = None
         self._session = 0
         self._next_deadline_ms = FAR_AWAY_MS
@@ -209,7 +209,7 @@ class Flight:
         self._queued_bytes += op.n_bytes
 
     def _admissible(self, op: Operation) -> bool:
-        if self._flying and self._full(op.n_bytes) and not op.urgent:
+        if self._pending and self._full(op.n_bytes) and not op.urgent:
             return False
         handle = op.handle
         if handle is None or op.kind is Kind.METADATA:
@@ -226,12 +226,13 @@ class Flight:
 
     def _full(self, n_bytes: int) -> bool:
         return (
-            self._flying >= limits.FLIGHT_OPS_MAX
-            or self._flying_bytes + n_bytes > limits.FLIGHT_BYTES_MAX
+            len(self._pending) >= limits.FLIGHT_OPS_MAX
+            or self._pending_bytes + n_bytes > limits.FLIGHT_BYTES_MAX
         )
 
     def _admit(self, op: Operation) -> None:
         self._pending[op] = None
+        self._pending_bytes += op.n_bytes
         self._number(op)
         if self._channel is not None:
             self._send(op)
@@ -261,7 +262,7 @@ class Flight:
             del self._lanes[lane]
             if waiting:
                 self._lanes[lane] = None  # At the end: the others come first next time.
-                if self._flying and self._full(0):
+                if self._full(0):
                     return
 
     # Sending
@@ -282,7 +283,6 @@ class Flight:
         if not self._flying:
             self.busy_since_ms = self._clock.monotonic_ms()
         self._flying += 1
-        self._flying_bytes += op.n_bytes
         op.flying = True
         try:
             channel.begin_to(op, body, op.data)
@@ -296,7 +296,6 @@ class Flight:
         if op.flying:
             op.flying = False
             self._flying -= 1
-            self._flying_bytes -= op.n_bytes
 
     def on_reply(self, op: Operation, envelope: Envelope) -> None:
         """The channel's reader brings the reply."""
@@ -460,7 +459,7 @@ class Flight:
         """The operation has its outcome."""
         op.finished = True
         self.answered += 1
-        self._pending.pop(op, None)
+        self._leave(op)
         if op.kind is Kind.DATA:
             handle = op.handle
             assert handle is not None
@@ -472,6 +471,11 @@ class Flight:
         if self._barriers:
             self._check_barriers()
 
+    def _leave(self, op: Operation) -> None:
+        if op in self._pending:
+            del self._pending[op]
+            self._pending_bytes -= op.n_bytes
+
     def _count_replay(self, op: Operation) -> None:
         if op.replayed != self._session or not self._replays_left:
             return
@@ -482,6 +486,8 @@ class Flight:
     def _fail(self, op: Operation, error: BaseException) -> None:
         self._landed(op)
         self._remove(op)
+        if isinstance(op.body, Close):
+            self.handles.pop(op.body.handle, None)  # Whatever is wrong: it is not ours any more.
         self._reject(op, error)
         if self._lanes:
             self._pump()
@@ -559,6 +565,7 @@ class Flight:
             self._landed(op)
             self._reject(op, error_from_code(error.code, error.message))
         self._pending.clear()
+        self._pending_bytes = 0
         self._lanes.clear()
         for _, future in self._barriers:
             if not future.done():
@@ -606,7 +613,7 @@ class Flight:
             return token
         self._landed(op)
         op.finished = True
-        self._pending.pop(op, None)
+        self._leave(op)
         if op.handle is not None:
             op.handle.unsettled[token] = op.span
         self._tasks.spawn(self._settle_now(op, token, undo), "settle")
@@ -622,7 +629,9 @@ class Flight:
             token.outcome.set_exception(error)
         finally:
             if not token.outcome.done():
-                token.outcome.cancel()
+                token.outcome.set_exception(
+                    Unavailable(f"{op.name} {op.path} was not settled: the client was closed")
+                )
             if op.handle is not None:
                 op.handle.unsettled.pop(token, None)
             self._remove(op)

@@ -97,7 +97,16 @@ class Lane:
 class RemoteHandle(Lane):
     """An open handle as its client sees it."""
 
-    __slots__ = ("create_guid", "generation", "handle", "lost", "numbers", "path", "unsettled")
+    __slots__ = (
+        "create_guid",
+        "generation",
+        "handle",
+        "lost",
+        "lost_told",
+        "numbers",
+        "path",
+        "unsettled",
+    )
 
     def __init__(self, handle: int, create_guid: bytes, generation: int, path: str) -> None:
         super().__init__()
@@ -108,11 +117,13 @@ class RemoteHandle(Lane):
         self.numbers = Numbers()
         self.unsettled: dict[SettleToken, tuple[int, int]] = {}
         self.lost: SofsError | None = None
+        self.lost_told = False  # Some caller got the error.
 
     def lost_error(self) -> SofsError:
         """Why the handle is gone, as a fresh error."""
         lost = self.lost
         assert lost is not None
+        self.lost_told = True
         return error_from_code(lost.code, lost.message)
 
 

@@ -31,7 +31,7 @@ from sofs.client import limits
 from sofs.client.dialing import AddressBook, Dialer, Resolver, node_of
 from sofs.client.facts import ClusterFacts, FailoverRecord
 from sofs.client.flight import Flight
-from sofs.client.operation import Kind, Settled, SettleToken
+from sofs.client.operation import Kind, RemoteHandle, Settled, SettleToken
 from sofs.client.witness import WitnessClient
 from sofs.constants import (
     CLIENT_HEDGE_MS,
@@ -174,6 +174,7 @@ class ClientCore:
         self._sessions = 0
         self._warm: Channel | None = None
         self._ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._last_error: SofsError | None = None  # Of the last try to set a session up.
         self._history: deque[FailoverRecord] = deque(maxlen=limits.HISTORY_MAX)
         self._closed = False  # No new operations.
         self._stopped = False  # Nothing runs any more.
@@ -194,7 +195,7 @@ class ClientCore:
             if isinstance(error, Unavailable):
                 raise DeadlineExceeded(
                     f"no node of {', '.join(self._book.known())} set up a session within "
-                    f"{limit_ms} ms; is the cluster up? ({error.message})"
+                    f"{limit_ms} ms; is the cluster up? ({self._last_error or error.message})"
                 ) from error
             raise
 
@@ -387,6 +388,7 @@ class ClientCore:
                     self._tasks.spawn(channel.close(), "close-stream")
                     raise
             except SofsError as error:
+                self._last_error = error
                 if error.retry == "never" and not self._ready.done():
                     self._ready.set_exception(error)
                 await self.clock.sleep_ms(backoff_ms)
@@ -410,8 +412,9 @@ class ClientCore:
     async def _refresh(self) -> None:
         try:
             await self._book.refresh()
-        except OSError:
-            return  # Names cannot be resolved just now: the addresses known before must do.
+        except (OSError, SofsError) as error:
+            # Names cannot be resolved just now: the addresses known before must do.
+            self._last_error = Unavailable(f"the addresses cannot be resolved: {error}")
 
     async def _dial(self, avoid: dict[str, None], prefer: str) -> tuple[Channel, bool]:
         warm, self._warm = self._warm, None
@@ -422,62 +425,74 @@ class ClientCore:
         if not self._book.known():
             await self._refresh()
         addresses = self._book.order(avoid)
+        if not addresses:
+            raise self._last_error or Unavailable("the resolver returned no address")
         if prefer:
             addresses = [prefer, *(a for a in addresses if a != prefer)]
         channel = await self._dialer.first(addresses)
+        self._take_hint(channel)
+        return channel, False
+
+    def _take_hint(self, channel: Channel) -> None:
         remote = channel.remote
         if isinstance(remote, HelloReply):
             self._book.hint(remote.addresses)
-        return channel, False
 
     async def _reclaim(self, channel: Channel) -> int:
         """Reclaim all handles through ``channel`` in one batch; return how many are lost."""
-        refusals = 0
-        while True:
-            handles = list(self.flight.handles.values())
-            if not handles:
-                return 0
+        refusals, lost = 0, 0
+        left = dict(self.flight.handles)
+        while left:
             # A number of its own each time: the stored answer of an earlier one would speak of
             # another node.
             op_id = self.flight.take_op_id()
             caller = self.flight.caller()
             caller.op_id, caller.acked_below = op_id, self.flight.acked_below
-            items = [ReclaimItem(h.handle, h.create_guid) for h in handles]
+            items = [ReclaimItem(h.handle, h.create_guid) for h in left.values()]
             try:
                 envelope = await self._attended(channel, Reclaim(caller=caller, handles=items))
                 reply = expect(result_of(envelope), ReclaimReply)
+                lost += self._apply(reply, left)
+                retry_after_ms = 0
             except SofsError as error:
                 if error.retry == "new-session":
                     raise
                 if error.retry == "never":
-                    for handle in handles:
+                    for handle in left.values():
                         self.flight.lose(handle, error)
-                    return len(handles)
-                doubled = limits.RETRY_MS << min(refusals, 8)
-                refusals += 1
-                await self.clock.sleep_ms(
-                    max(error.retry_after_ms, min(doubled, limits.RETRY_MS_MAX))
-                )
-                continue
+                    return lost + len(left)
+                retry_after_ms = error.retry_after_ms
             finally:
                 self.flight.drop_op_id(op_id)
-            return self._apply(reply)
+            if left:
+                pause_ms = min(limits.RETRY_MS << min(refusals, 8), limits.RETRY_MS_MAX)
+                refusals += 1
+                await self.clock.sleep_ms(max(retry_after_ms, pause_ms))
+        return lost
 
-    def _apply(self, reply: ReclaimReply) -> int:
-        handles = dict(self.flight.handles)
+    def _apply(self, reply: ReclaimReply, left: dict[int, RemoteHandle]) -> int:
+        """Take the results of a reclaim and remove from ``left`` what is decided; return how many
+        handles are lost. What may be asked again stays."""
         lost = 0
+        undecided: dict[int, RemoteHandle] = {}
         for result in reply.results:
-            handle = handles.pop(result.handle, None)
+            handle = left.pop(result.handle, None)
             if handle is None:
                 continue
             if not result.code:
                 handle.generation = result.generation
                 continue
+            error = _reclaim_error(result.code, handle.path)
+            if error.retry == "same-call":
+                undecided[result.handle] = handle
+                continue
             lost += 1
-            self.flight.lose(handle, _reclaim_error(result.code, handle.path))
-        for handle in handles.values():  # Not answered for: not reclaimed.
+            self.flight.lose(handle, error)
+        for handle in left.values():  # Not answered for: not reclaimed.
             lost += 1
             self.flight.lose(handle, _reclaim_error(ObjectNameNotFound.code, handle.path))
+        left.clear()
+        left.update(undecided)
         return lost
 
     async def _attended(self, channel: Channel, body: Reclaim) -> Envelope:
@@ -603,6 +618,7 @@ class ClientCore:
         except SofsError:
             return False  # Tried again by the tender; a failover walks the addresses meanwhile.
         self._warm = channel
+        self._take_hint(channel)
         return True
 
     async def _heed_witness(self, session: Session) -> None:

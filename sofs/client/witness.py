@@ -3,8 +3,8 @@
 Sequence. Ask the node in use for the interface list; pick an interface that is AVAILABLE, may be a
 witness and is not on the node in use; register there with the address in use; keep one AsyncNotify
 outstanding. A notice that the node in use is UNAVAILABLE, or that this client is to move, ends the
-wait. Without a candidate, or when the witness goes away, it is tried again each WITNESS_RETRY_MS (a
-witness that goes away is replaced at once the first time).
+wait. Without a candidate, or when the witness goes away, it is tried again each WITNESS_RETRY_MS;
+one that goes away after that time is replaced at once.
 
 The witness is a hint: it makes failover earlier and never decides anything else. A wrong notice
 costs a failover.
@@ -26,9 +26,9 @@ from sofs.core.messages import (
     RegisterWitness,
     RegisterWitnessReply,
 )
-from sofs.errors import SofsError
+from sofs.errors import DeadlineExceeded, SofsError
 from sofs.ports.runtime import Clock
-from sofs.services.channel import Channel, expect
+from sofs.services.channel import Channel, expect, within
 
 WITNESS_VERSION: Final = 0x00020000
 AVAILABLE: Final = 1
@@ -38,7 +38,8 @@ IPV6_VALID: Final = 2
 MAY_WITNESS: Final = 4
 RESOURCE_CHANGE: Final = 1
 MOVES: Final = (2, 3)  # Client move, share move.
-KEEP_ALIVE_S: Final = 120
+KEEP_ALIVE_S: Final = 120  # The witness answers at least this often...
+NOTIFY_MS_MAX: Final = KEEP_ALIVE_S * 1000 + 10_000  # ...or it is gone.
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,16 +71,18 @@ class WitnessClient:
     async def heed(self, session: Channel, address: str, node: str) -> Notice | None:
         """Return what a witness says about ``node`` at ``address``; None when ``session`` ended."""
         while session.alive:
+            began = self._clock.monotonic_ms()
             try:
                 registered = await self._register(session, address, node)
                 if registered:
-                    notice = await self._listen(address, node, registered)
-                    return notice
+                    return await self._listen(address, node, registered)
             except SofsError:
-                pass  # The witness or its list is not to be had now: try again later.
+                pass  # The witness or its list is not to be had now: try again.
             finally:
                 await self.close()
-            await self._clock.sleep_ms(WITNESS_RETRY_MS)
+            # One that listened for long and went away is replaced at once.
+            if self._clock.monotonic_ms() - began < WITNESS_RETRY_MS:
+                await self._clock.sleep_ms(WITNESS_RETRY_MS)
         return None
 
     async def _register(self, session: Channel, address: str, node: str) -> bytes:
@@ -109,7 +112,11 @@ class WitnessClient:
         channel = self._channel
         assert channel is not None
         while True:
-            answer = await channel.call(AsyncNotify(context=context))
+            waiting = channel.call(AsyncNotify(context=context))
+            try:
+                answer = await within(self._clock, NOTIFY_MS_MAX, waiting, "witness")
+            except DeadlineExceeded:
+                continue  # Its keep-alive passed without a notice: ask again.
             notice = judge(expect(answer, Notification), address, node)
             if notice is not None:
                 return notice
