@@ -237,6 +237,16 @@ class LocalCluster:
     # Facts
     # -----------------------------------------------------------------------------------------
 
+    def last_words(self, lines: int = 25) -> str:
+        """The last lines of every part's log, for the message of a failed test."""
+        words = []
+        for name in self.parts:
+            path = self.run_dir / "log" / f"{name}.log"
+            if path.exists():
+                tail = path.read_text(errors="replace").splitlines()[-lines:]
+                words.append("\n".join([f"--- {name}", *tail]))
+        return "\n".join(words)
+
     @property
     def addresses(self) -> list[str]:
         """The access point: the configured addresses of all nodes."""

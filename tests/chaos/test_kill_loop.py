@@ -46,19 +46,21 @@ def test_no_acknowledged_operation_is_lost_or_doubled_while_processes_are_killed
 ) -> None:
     seed = request.config.getoption("--chaos-seed")
     rounds = request.config.getoption("--chaos-rounds") or SHORT_ROUNDS
-    with LocalCluster(tmp_path / "root") as cluster:
+    with LocalCluster(tmp_path / "root", witness=False) as cluster:
         workers = workers_on(cluster, seed)
         for worker in workers:
             worker.start()
         runner = Runner(cluster, workers, seed)
-        runner.run(FAULTS, rounds)
-        for worker in workers:
-            worker.finish()
+        try:
+            runner.run(FAULTS, rounds)
+        finally:
+            for worker in workers:
+                worker.finish()
         wrong = runner.errors()
         if not wrong:
             with sofs.connect(cluster.url, credential=cluster.credential) as share:
                 for worker in workers:
                     wrong += worker.verify(share)
                 wrong += verify_counter(workers, share)
-        assert not wrong, f"seed {seed}: {wrong}"
+        assert not wrong, f"seed {seed}: {wrong}\n{cluster.last_words()}"
         assert len(runner.rounds) == rounds

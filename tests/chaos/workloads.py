@@ -12,6 +12,7 @@ from __future__ import annotations
 import random
 import threading
 import time
+import traceback
 from collections.abc import Callable
 
 from sofs.client.sync import Share
@@ -46,7 +47,11 @@ class Worker(threading.Thread):
             while not self._stop_now.is_set():
                 self.timed(self.step)
         except Exception as error:
-            self.errors.append(f"{self.name}: {type(error).__name__}: {error}")
+            at = traceback.extract_tb(error.__traceback__)[-1]
+            self.errors.append(
+                f"{self.name} after {self.operations}: {type(error).__name__}: {error} "
+                f"({at.filename.rsplit('/', 1)[-1]}:{at.lineno})"
+            )
 
     def timed(self, work: Callable[[], None]) -> None:
         self.began = time.perf_counter()
@@ -145,9 +150,10 @@ class Counter(Worker):
         self.acknowledged = 0
 
     def step(self) -> None:
-        with self.file.lock(0, 16, wait=30.0):
-            value = int(self.file.pread(16, 0) or b"0")
-            self.file.pwrite(f"{value + 1:016d}".encode(), 0)
+        self.file.lock(0, 16, wait=True)
+        value = int(self.file.pread(16, 0) or b"0")
+        self.file.pwrite(f"{value + 1:016d}".encode(), 0)
+        self.file.unlock(0, 16)
         self.acknowledged += 1
 
 
