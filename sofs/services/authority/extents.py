@@ -9,7 +9,7 @@ changes of the live counts during one transaction and writes each count once.
 from __future__ import annotations
 
 from struct import Struct
-from typing import Final
+from typing import Any, Final
 
 from sofs.constants import BLOCK_BYTES
 from sofs.core.extents import PAGES_MAX, cut, repack, unpack_extents
@@ -28,10 +28,9 @@ _OVERLAPPED: Final = (
     "SELECT page,pages,log_id,segment,packed FROM extent WHERE file=?1 AND page<?3 AND page>="
     "ifnull((SELECT page FROM extent WHERE file=?1 AND page<=?2 ORDER BY page DESC LIMIT 1),?2)"
 )
-_PUT: Final = (
-    "INSERT INTO extent VALUES(?,?,?,?,?,?) ON CONFLICT(file,page) DO UPDATE SET "
-    "pages=excluded.pages,log_id=excluded.log_id,segment=excluded.segment,packed=excluded.packed"
-)
+_SAME: Final = "SELECT pages,log_id,segment FROM extent WHERE file=? AND page=?"
+_REPLACE: Final = "UPDATE extent SET log_id=?,segment=?,packed=? WHERE file=? AND page=?"
+_PUT: Final = "INSERT INTO extent VALUES(?,?,?,?,?,?)"
 
 
 def pages_of(size: int) -> int:
@@ -53,7 +52,7 @@ class Extents(Tables):
         self, ino: int, packed: bytes, log_id: int, end_page: int, live: LiveDelta
     ) -> None:
         """Enter a packed list in order; all of it lies in ``log_id`` and below ``end_page``."""
-        db_execute = self._db.execute
+        db_execute, db_one = self._db.execute, self._db.one
         view = memoryview(packed)
         n_bytes = len(view)
         behind = self._end_page(ino)
@@ -70,44 +69,39 @@ class Extents(Tables):
                 raise ProtocolError(f"an extent of log {its_log} in a list of log {log_id}")
             if end > end_page:
                 raise ProtocolError(f"pages {page} to {end} lie behind the file's end")
-            if page < behind:
-                self._cut_out(ino, page, end, live, replaced_by=pages)
+            same: Any = db_one(_SAME, (ino, page)) if page < behind else None
+            run = bytes(view[at:end_at])
+            if same is not None and same[0] == pages:  # Overwritten as it was written.
+                old = (same[1], same[2])
+                live[old] = live.get(old, 0) - pages
+                statement = db_execute(_REPLACE, (log_id, segment, run, ino, page))
+            else:
+                if page < behind:
+                    self._cut_out(ino, page, end, live)
+                statement = db_execute(_PUT, (ino, page, pages, log_id, segment, run))
+            for _ in statement:
+                pass
             if end > behind:
                 behind = end
-            for _ in db_execute(_PUT, (ino, page, pages, log_id, segment, bytes(view[at:end_at]))):
-                pass
             key = (log_id, segment)
             live[key] = live.get(key, 0) + pages
             at = end_at
 
-    def _cut_out(
-        self, ino: int, first: int, end: int, live: LiveDelta, *, replaced_by: int = 0
-    ) -> None:
-        """Take pages ``[first, end)`` out of the runs of a file. A run that starts at ``first`` is
-        left to be overwritten when ``replaced_by`` is not 0."""
+    def _cut_out(self, ino: int, first: int, end: int, live: LiveDelta) -> None:
+        """Take pages ``[first, end)`` out of the runs of a file."""
         for page, pages, log_id, segment, packed in self._all(_OVERLAPPED, ino, first, end):
             run_end = page + pages
             if run_end <= first:
                 continue
-            if page >= first and run_end <= end:
-                gone = pages
-                if page != first or not replaced_by:
-                    self._run("DELETE FROM extent WHERE file=? AND page=?", ino, page)
-            else:
-                gone = min(run_end, end) - max(page, first)
-                self._trim(ino, page, packed, first, end)
+            gone = min(run_end, end) - max(page, first)
             key = (log_id, segment)
             live[key] = live.get(key, 0) - gone
-
-    def _trim(self, ino: int, page: int, packed: bytes, first: int, end: int) -> None:
-        """Replace a run by what it has before ``first`` and from ``end`` on."""
-        run = next(unpack_extents(packed))
-        before, after = cut(run, 0, first), cut(run, end, FOREVER_PAGE)
-        if before is None:
             self._run("DELETE FROM extent WHERE file=? AND page=?", ino, page)
-        for part in (before, after):
-            if part is not None:
-                self._run(_PUT, ino, part.page, part.pages, part.log_id, part.segment, repack(part))
+            if gone < pages:
+                run = next(unpack_extents(packed))
+                for part in (cut(run, 0, first), cut(run, end, FOREVER_PAGE)):
+                    if part is not None:
+                        self._run(_PUT, ino, part.page, part.pages, *key, repack(part))
 
     def _drop_pages(self, ino: int, first: int, live: LiveDelta) -> None:
         """Take all pages from ``first`` on out of a file."""

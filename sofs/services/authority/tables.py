@@ -431,7 +431,7 @@ class Tables:
         return [
             window_message(*row)
             for row in self._all(
-                f"SELECT handle,generation,{WINDOW_COLUMNS} FROM handle WHERE ino=? AND log_id=?",
+                f"SELECT handle,generation,{WINDOW_COLUMNS} FROM handle WHERE ino=? AND +log_id=?",
                 ino, log_id,
             )
         ]  # fmt: skip

@@ -9,6 +9,7 @@ generation; what a node wrote under an older one than it holds does not count (`
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Final
 
 from sofs.core.messages import (
     Commit,
@@ -26,8 +27,8 @@ from sofs.services.authority.commits import Commits
 from sofs.services.authority.extents import EXTENT_PAGES_FIRST, FETCH_PAGES_MAX
 from sofs.services.authority.tables import FOREVER_PAGE, INT64_MAX, Inode, Node
 
-_R = int(TokenMode.DIRECT_R)
-_RW = int(TokenMode.DIRECT_RW)
+_R: Final = int(TokenMode.DIRECT_R)
+_RW: Final = int(TokenMode.DIRECT_RW)
 
 
 class Tokens(Commits):
@@ -121,9 +122,9 @@ class Tokens(Commits):
         if tokens:
             raise Blocked(recall=tokens)
 
-    def _grant(self, inode: Inode, mode: int, node: Node) -> Grant:
+    def _grant(self, inode: Inode, mode: int, node: Node, generation: int = 0) -> Grant:
         """Enter a token with a new generation and return all that goes with it."""
-        generation = self._take_numbers(tokens=1)[3]
+        generation = generation or self._take_numbers(tokens=1)[3]
         self._put_token(inode.ino, node.log_id, mode, generation)
         packed, through, logs = self._packed(inode.ino, 0, EXTENT_PAGES_FIRST)
         return Grant(
@@ -141,7 +142,9 @@ class Tokens(Commits):
     def _put_token(self, ino: int, log_id: int, mode: int, generation: int) -> None:
         self._run("INSERT OR REPLACE INTO token VALUES(?,?,?,?)", ino, log_id, mode, generation)
 
-    def _try_grant(self, inode: Inode, wanted: int, node: Node, handle: int) -> Grant | None:
+    def _try_grant(
+        self, inode: Inode, wanted: int, node: Node, handle: int, generation: int = 0
+    ) -> Grant | None:
         """Grant along with an open or a reclaim when nobody has to be asked for it, else None (the
         node acquires the token when it needs it).
 
@@ -156,7 +159,7 @@ class Tokens(Commits):
             return Grant(inode.ino, own[1], own[0], inode.info(), windows=windows)
         if self._conflicting(others, wanted):
             return None
-        return self._grant(inode, wanted, node)
+        return self._grant(inode, wanted, node, generation)
 
     def _new_file_grant(
         self, ino: int, mode: int, node: Node, generation: int, info: FileInfo, handle: int
