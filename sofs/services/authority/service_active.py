@@ -295,6 +295,7 @@ class ActiveAuthority:
             return reply
 
         try:
+            await self._register_client(caller)
             reply = await self._run(exactly_once)
             future.set_result(_without_grant(reply))
             return reply
@@ -305,6 +306,18 @@ class ActiveAuthority:
             if not future.done():
                 future.set_exception(Unavailable("the operation was interrupted"))
             self._in_flight.pop(key, None)
+
+    async def _register_client(self, caller: m.Caller) -> None:
+        """A client's first operation makes its row in a transaction of its own: the row stays even
+        if the operation is refused."""
+        if caller.op_id != 1 or self.state.knows_client(caller.client):
+            return
+
+        def rules() -> m.Message:
+            self._admit_client(caller)
+            return m.Done()
+
+        await self._run(rules)
 
     def _admit_client(self, caller: m.Caller) -> None:
         """A client's row starts with its first operation; an unknown client with a later one has

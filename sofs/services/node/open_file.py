@@ -219,9 +219,12 @@ class OpenFile:
     # Admission
     # -------------------------------------------------------------------------------------
 
-    def submit(self, operation: Operation) -> None:
-        """Attempt the operation now if nothing waits, else queue it."""
-        if self._waiting or self._held or self._recall is not None:
+    def submit(self, operation: Operation, *, passes: bool = False) -> None:
+        """Attempt the operation now if nothing waits, else queue it. ``passes``: it need not stay
+        behind what waits while the token is here (a read: writes that wait for the authority to
+        catch up do not stop reading)."""
+        settled = not self._held and self._recall is None and self.acquiring is None
+        if not (settled and (passes or not self._waiting)):
             if len(self._waiting) >= FILE_WAITING_MAX:
                 operation.fail(
                     LimitExceeded(
@@ -239,8 +242,12 @@ class OpenFile:
         except SofsError as error:
             operation.fail(error)
             return
-        if need is not None:
-            self._waiting.append(operation)
+        if need is None:
+            return
+        self._waiting.append(operation)
+        if self._pumping:
+            need.wait.close()  # It passed in vain; the pump comes to it.
+        else:
             self._start(need)
 
     def _start(self, need: Need | None) -> None:
@@ -336,9 +343,15 @@ class OpenFile:
         self._idle.append(future)
         await future
 
+    async def landed(self) -> None:
+        """Return when every appended record is durable. Only for one who keeps new ones from being
+        admitted: the head of the queue."""
+        while self.pending:
+            await self._changed()
+
     async def drained(self) -> None:
         """Return when every admitted operation is durable or answered. Only for one who keeps new
-        ones from being admitted: the head of the queue, a holder, a recall."""
+        ones from being admitted: an acquirer, a recall."""
         while self.pending or self.readers:
             await self._changed()
 

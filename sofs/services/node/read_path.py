@@ -69,7 +69,7 @@ class ReadPath:
         if handle.leaving:
             raise leaving(handle)
         handle.busy += 1
-        handle.file.submit(ReadOp(self, session, call, handle, body))
+        handle.file.submit(ReadOp(self, session, call, handle, body), passes=True)
 
     # Pages
     # ---------------------------------------------------------------------------------------

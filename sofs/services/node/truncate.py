@@ -53,8 +53,8 @@ class TruncateOp:
             raise StaleGeneration(f"handle {handle.number} was reclaimed")
         if file.mode != RW:
             return Need(node.table.acquire(file, RW), remote=True)
-        if file.pending or file.readers:
-            return Need(file.drained(), remote=False)
+        if file.pending:
+            return Need(file.landed(), remote=False)
         if file.last_sequence > node.commits.applied_sequence:
             return Need(node.table.settle(file), remote=True)
         page = self._body.size // BLOCK_BYTES

@@ -7,7 +7,7 @@ import random
 from pathlib import Path
 
 import pytest
-from node_world import KIB, RW, refused, world
+from node_world import KIB, refused, world
 
 from sofs.constants import READ_BYTES_MAX, WRITE_BYTES_MAX
 from sofs.core import messages as m
@@ -240,6 +240,15 @@ async def test_one_claim_look_up_serves_a_whole_frame_of_reads(tmp_path: Path) -
         assert channel.frames_sent - frames < 64
 
 
+def damage(root: Path, page: bytes) -> None:
+    """Change one byte of the only stored copy of a page."""
+    [segment] = [path for path in root.rglob("*") if path.is_file() and page in path.read_bytes()]
+    at = segment.read_bytes().index(page) + 100
+    with segment.open("r+b") as stored:
+        stored.seek(at)
+        stored.write(b"?")
+
+
 async def test_a_page_that_fails_its_checksum_is_an_error_and_is_reported(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -249,15 +258,7 @@ async def test_a_page_that_fails_its_checksum_is_an_error_and_is_reported(
         await file.write(0, b"A" * PAGE)
         await file.write(PAGE, b"B" * PAGE)
         assert await file.read(0, 2 * PAGE) == b"A" * PAGE + b"B" * PAGE
-        [segment] = [
-            path
-            for path in tmp_path.rglob("*")
-            if path.is_file() and b"B" * PAGE in path.read_bytes()
-        ]
-        raw = segment.read_bytes()
-        with segment.open("r+b") as handle:
-            handle.seek(raw.index(b"B" * PAGE) + 100)
-            handle.write(b"b")
+        damage(tmp_path, b"B" * PAGE)
         assert await refused(file.read(0, 2 * PAGE)) == "DATA_CORRUPT"
         assert await refused(file.read(PAGE + 5, 10)) == "DATA_CORRUPT"
         assert await refused(file.write(PAGE + 5, b"partial")) == "DATA_CORRUPT"
@@ -265,4 +266,3 @@ async def test_a_page_that_fails_its_checksum_is_an_error_and_is_reported(
         assert "$corrupt: page 1" in caplog.text
         await file.write(PAGE, b"C" * PAGE)
         assert await file.read(PAGE, PAGE) == b"C" * PAGE
-        assert RW
