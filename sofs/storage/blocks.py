@@ -47,12 +47,15 @@ class SegmentBlocks:
     async def read(self, role: str, epoch: int, segment: int, offset: int, length: int) -> bytes:
         key = (role, epoch, segment)
         found = self._open.get(key) or await self._enter(key)
-        found.users += 1
-        try:
-            [data] = await self._blocking.run("", lambda: found.reader.read(offset, length))
-        finally:
-            found.users -= 1
-        if self._open.get(key) is found:
+        if found is None:
+            [data] = await self._blocking.run("", lambda: self._read_once(key, offset, length))
+        else:
+            found.users += 1
+            try:
+                reader = found.reader
+                [data] = await self._blocking.run("", lambda: reader.read(offset, length))
+            finally:
+                found.users -= 1
             self._open.move_to_end(key)
         got = cast(bytes, data)
         if len(got) != length:
@@ -62,25 +65,41 @@ class SegmentBlocks:
             )
         return got
 
+    def _read_once(self, key: _Key, offset: int, length: int) -> bytes:
+        reader = self._store.open_segment(segment_key(*key))
+        try:
+            return reader.read(offset, length)
+        finally:
+            reader.close()
+
     def will_need(self, role: str, epoch: int, segment: int, offset: int, length: int) -> None:
         found = self._open.get((role, epoch, segment))
         if found is not None:
             found.reader.will_need(offset, length)
 
-    async def _enter(self, key: _Key) -> _Open:
+    async def _enter(self, key: _Key) -> _Open | None:
+        """Open a segment; None when the cache is full of readers that are all in use."""
+        if not self._make_room():
+            return None
         [reader] = await self._blocking.run("", lambda: self._store.open_segment(segment_key(*key)))
         opened = _Open(cast(SegmentReader, reader))
         other = self._open.get(key)
-        if other is not None:  # Another read of the same segment was quicker.
+        if other is not None or not self._make_room():  # Other reads were quicker.
             opened.reader.close()
             return other
-        for old in list(self._open):
-            if len(self._open) < self._open_max:
-                break
-            if self._open[old].users == 0:
-                self._open.pop(old).reader.close()
         self._open[key] = opened
         return opened
+
+    def _make_room(self) -> bool:
+        """Close the reader that was used longest ago, if the cache is full."""
+        if len(self._open) < self._open_max:
+            return True
+        for key, opened in self._open.items():
+            if opened.users == 0:
+                del self._open[key]
+                opened.reader.close()
+                return True
+        return False
 
     def close(self) -> None:
         """Close what nobody reads; called when no read is under way."""

@@ -53,14 +53,25 @@ def check_key(key: str) -> str:
 
 
 def write_all(calls: OsCalls, fd: int, buffers: Sequence[Buffer], offset: int) -> None:
-    """Write all ``buffers`` at ``offset`` in as few calls as the system allows; raises
-    OSError(EIO) when the system wrote less than it was given."""
+    """Write all ``buffers`` at ``offset`` in as few calls as the system allows; raises OSError(EIO)
+    when the system wrote less than it was given."""
     for start in range(0, len(buffers), _IOV_MAX):
         part = buffers[start : start + _IOV_MAX]
         expected = sum(map(len, part))
         written = calls.pwritev(fd, part, offset)
         if written != expected:
             raise OSError(errno.EIO, f"wrote {written} of {expected} bytes")
+        offset += written
+
+
+def fill(calls: OsCalls, fd: int, view: memoryview, offset: int) -> None:
+    """Write ``view`` to a file that nobody uses yet. A short write is gone on with: what it ran
+    into (most often a full disk) is then told by the next call."""
+    while view:
+        written = calls.pwritev(fd, [view], offset)
+        if written == 0:
+            raise OSError(errno.EIO, "wrote nothing")
+        view = view[written:]
         offset += written
 
 
@@ -297,7 +308,7 @@ class LocalAppendStore:
         try:
             view = memoryview(data)
             for at in range(0, len(view), 8 * MIB):
-                write_all(self._calls, fd, [view[at : at + 8 * MIB]], at)
+                fill(self._calls, fd, view[at : at + 8 * MIB], at)
             self._calls.fsync(fd)
         except OSError:
             self._discard(path)
@@ -380,7 +391,7 @@ class LocalAppendStore:
             raise store_error(error, "create the segment", key) from error
         try:
             for at in range(0, zero_fill_bytes, len(_ZEROS)):
-                write_all(self._calls, fd, [_ZEROS[: zero_fill_bytes - at]], at)
+                fill(self._calls, fd, _ZEROS[: zero_fill_bytes - at], at)
             self._calls.fsync(fd)
             _sync_folder(self._calls, folder)
         except OSError as error:

@@ -11,6 +11,7 @@ FUSE file systems cache absent names, and private overlays give each mount its o
 from __future__ import annotations
 
 import os
+import sys
 import threading
 from pathlib import Path
 from typing import Final
@@ -25,6 +26,7 @@ from sofs.storage.slots import MemorySlotStore
 APPEND_FILE_SYSTEMS: Final = frozenset({"ext4", "xfs", "btrfs", "tmpfs"})
 RACE_THREADS: Final = 8
 RACE_ROUNDS: Final = 6
+_RACE_SWITCH_S: Final = 1e-6
 _MOUNTS: Final = "/proc/self/mountinfo"
 
 
@@ -52,8 +54,8 @@ def attach(
         store = local
     else:
         raise BackendRefused(
-            f"there is no driver of our own for {scheme}://, and fsspec's generic calls cannot create "
-            "exclusively; use a local path or file:// on ext4, xfs, btrfs or tmpfs"
+            f"there is no driver of our own for {scheme}://, and fsspec's generic calls cannot "
+            "create exclusively; use a local path or file:// on ext4, xfs, btrfs or tmpfs"
         )
     if cluster is not None:
         check_cluster(store, cluster)
@@ -78,7 +80,7 @@ def check_cluster(store: Store, cluster: bytes) -> None:
         data = store.get(key)
         if data is not None and decode_root(data, key).cluster != cluster:
             raise FormatRefused(
-                f"{store.url} belongs to another cluster (see {key}); give this one a root of its own"
+                f"{store.url} belongs to another cluster (see {key}); use a root of its own"
             )
 
 
@@ -169,10 +171,15 @@ def _probe_race(store: Store, key: str) -> None:
             errors.append(error)
 
     threads = [threading.Thread(target=race, args=(token,)) for token in tokens]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(_RACE_SWITCH_S)  # Else a create of one process looks atomic by luck.
+    try:
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    finally:
+        sys.setswitchinterval(interval)
     if errors:
         raise errors[0]
     _need(

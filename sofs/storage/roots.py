@@ -97,7 +97,7 @@ def _fields(data: bytes, key: str) -> dict[str, Any]:
         raise FormatRefused(f"{key} is not ours or damaged; restore it from a copy") from error
     if version != FORMAT_VERSION:
         raise FormatRefused(
-            f"{key} has format {version}, this version reads {FORMAT_VERSION}; use the one that wrote it"
+            f"{key} has format {version}, this version reads {FORMAT_VERSION}; use its writer"
         )
     return dict(fields)
 

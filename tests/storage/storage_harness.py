@@ -1,5 +1,5 @@
-"""What the storage tests share: a model of a disk that can lose, lie and fill up, and processes that can
-be killed at any system call."""
+"""What the storage tests share: a model of a disk that can lose, lie and fill up, and processes
+that can be killed at any system call."""
 
 from __future__ import annotations
 
@@ -82,7 +82,8 @@ class _Folder:
 
 
 class ModelDisk:
-    """Files and folders with what is cached and what is durable. Shared by the processes of one host."""
+    """Files and folders with what is cached and what is durable. Shared by the processes of one
+    host."""
 
     def __init__(self, capacity: int = 1 << 40) -> None:
         self.root = _Folder()
@@ -123,8 +124,8 @@ class ModelDisk:
         return list(found.values())
 
     def power_loss(self, seed: int | None) -> None:
-        """Go back to what is durable. With a seed, a random part of the rest made it: names one by one,
-        contents in sectors of 64 bytes."""
+        """Go back to what is durable. With a seed, a random part of the rest made it: names one by
+        one, contents in sectors of 64 bytes."""
         rng = random.Random(seed) if seed is not None else None
         folders = [self.root]
         while folders:
@@ -157,8 +158,8 @@ class ModelDisk:
 
 
 class ModelOs(OsCalls):
-    """One process on a ModelDisk. ``kill_at``: the call (from 1) at which it dies, before or after the
-    effect. ``fail(name, path)`` may return an OSError to raise instead of the effect."""
+    """One process on a ModelDisk. ``kill_at``: the call (from 1) at which it dies, before or after
+    the effect. ``fail(name, path)`` may return an OSError to raise instead of the effect."""
 
     def __init__(self, disk: ModelDisk) -> None:
         self.disk = disk

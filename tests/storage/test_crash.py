@@ -1,9 +1,10 @@
-"""Death and power loss at every system call: what was acknowledged is read by the successor, and what a
-seal reported stays so."""
+"""Death and power loss at every system call: what was acknowledged is read by the successor, and
+what a seal reported stays so."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 from dataclasses import dataclass, field
 
@@ -44,10 +45,8 @@ async def owner(node: Process, history: History, *, epoch: int = 1, batches: int
 
 
 async def life(node: Process, history: History) -> None:
-    try:
+    with contextlib.suppress(Killed, SofsError):
         await owner(node, history)
-    except (Killed, SofsError):
-        pass
 
 
 async def successor(disk: ModelDisk, epoch: int, of_epoch: int = 1) -> SealedLog | None:
@@ -207,7 +206,7 @@ def link_call() -> int:
     return next(i for i, line in enumerate(node.calls.log, 1) if line.startswith("link "))
 
 
-# Fencing --------------------------------------------------------------------------------------------
+# Fencing ----------------------------------------------------------------------------------------
 
 
 async def opened(disk: ModelDisk) -> tuple[Process, object]:
@@ -249,7 +248,7 @@ def test_an_owner_whose_successor_claims_before_the_check_is_fenced_and_acknowle
 def test_a_claim_after_the_check_finds_the_acknowledged_record() -> None:
     async def main() -> None:
         disk = ModelDisk()
-        node, log = await opened(disk)
+        _, log = await opened(disk)
         other = process(disk)
         await log.durable(log.append(RecordKind.ENTRY, [b"acked"]).sequence)
         assert await other.fenced.try_claim(a_claim(2)) is None
@@ -275,7 +274,7 @@ def test_a_check_that_cannot_be_made_ends_the_log() -> None:
     run(main())
 
 
-# Errors of the log ----------------------------------------------------------------------------------
+# Errors of the log ------------------------------------------------------------------------------
 
 
 def test_a_failed_sync_is_never_retried_and_its_bytes_are_cut_when_the_device_lacks_them() -> None:
@@ -299,7 +298,8 @@ def test_a_failed_sync_is_never_retried_and_its_bytes_are_cut_when_the_device_la
         ]
         results = await asyncio.gather(*waiting, return_exceptions=True)
         assert all(isinstance(result, OutcomeUnknown) for result in results)
-        assert len(failed) == 1 and len(ended) == 1
+        assert len(failed) == 1
+        assert len(ended) == 1
         before = node.calls.calls
         with pytest.raises(OutcomeUnknown):
             log.append(RecordKind.ENTRY, [b"later"])

@@ -1,5 +1,6 @@
-"""Damage to a log: a flipped byte or range anywhere gives the whole log, a cut tail that nobody was told
-of, or an error that names the object. Never a wrong record, never a lost acknowledged one in silence."""
+"""Damage to a log: a flipped byte or range anywhere gives the whole log, a cut tail that nobody
+was told of, or an error that names the object. Never a wrong record, never a lost acknowledged one
+in silence."""
 
 from __future__ import annotations
 
@@ -50,7 +51,7 @@ BATCHES = [[b"a" * 90, b"b" * 200], [b"c" * 300], [b"d" * 10, b"e" * 250, b"f"],
 LAST_BATCH = 1
 
 
-@pytest.mark.parametrize(("width", "value"), [(1, 0xFF), (1, 0x01), (16, 0xA5), (64, 0xFF)])
+@pytest.mark.parametrize(("width", "value"), [(1, 0x40), (16, 0xA5), (64, 0xFF)])
 def test_damage_anywhere_is_told_or_cuts_only_the_last_batch(width: int, value: int) -> None:
     async def main() -> None:
         disk, written = await small_log(BATCHES)
