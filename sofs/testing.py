@@ -14,6 +14,7 @@ All of them end with this process, however it ends.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import os
@@ -30,6 +31,11 @@ from pathlib import Path
 from types import TracebackType
 
 from sofs.actors.compose import PartConfig, create_roots
+from sofs.core.messages import Hello, PartState, PartStateReply
+from sofs.errors import SofsError
+from sofs.rpc.transport import GrpcTransport
+from sofs.services.channel import expect, open_channel, within
+from sofs.storage import SystemClock
 
 RESTART_DELAY_S = 0.4  # What Ray needs for a crashed actor on two cores.
 READY_S_MAX = 30.0
@@ -237,6 +243,23 @@ class LocalCluster:
     # Facts
     # -----------------------------------------------------------------------------------------
 
+    def facts(self, name: str) -> dict[str, str]:
+        """What a part says of itself: its state and counters, by name."""
+        part = self.parts[name]
+        reply = asyncio.run(_ask_state(part.address, self.credential))
+        return {"state": reply.state} | dict(fact.split("=", 1) for fact in reply.facts)
+
+    def owner(self) -> str:
+        """Which of coordinator and resume-key is the volume's authority now."""
+        deadline = time.monotonic() + READY_S_MAX
+        while time.monotonic() < deadline:
+            for name in ("coordinator", "resume-key"):
+                with contextlib.suppress(SofsError):
+                    if self.parts[name].ready.is_set() and self.facts(name)["state"] == "active":
+                        return name
+            time.sleep(0.05)
+        raise TimeoutError("the volume has no authority")
+
     def last_words(self, lines: int = 25) -> str:
         """The last lines of every part's log, for the message of a failed test."""
         words = []
@@ -268,6 +291,30 @@ class LocalCluster:
             if part.config.role == "node" and part.config.address == address:
                 return name
         raise KeyError(address)
+
+
+async def _ask_state(address: str, credential: str) -> PartStateReply:
+    clock = SystemClock()
+    transport = GrpcTransport(credential, clock)
+    try:
+        channel = await open_channel(
+            transport,
+            clock,
+            address,
+            "cluster",
+            Hello(),
+            lambda channel, envelope: None,
+            name="ask",
+            on_crash=lambda error: None,
+            timeout_ms=2_000,
+        )
+        reply = expect(
+            await within(clock, 2_000, channel.call(PartState()), "state"), PartStateReply
+        )
+        await channel.close()
+        return reply
+    finally:
+        await transport.close()
 
 
 def _await_ready(part: Part, process: subprocess.Popen[str]) -> None:
