@@ -109,6 +109,11 @@ class Channel:
     def alive(self) -> bool:
         return not self.ended.done()
 
+    @property
+    def queued_bytes(self) -> int:
+        """About how many bytes wait to be written: a slow reader shows here."""
+        return self._queued_bytes
+
     # Sending
     # ---------------------------------------------------------------------------------------
 

@@ -117,7 +117,10 @@ class FileTable:
         self._gone[handle.number] = code
         while len(self._gone) > GONE_MAX:
             del self._gone[next(iter(self._gone))]
-        self.forget_idle(handle.file)
+        file = handle.file
+        if not file.handles and self._is_idle(file):
+            file.map.forget()  # It is fetched again when the file is opened again under this token.
+        self.forget_idle(file)
 
     def gone(self, number: int) -> SofsError:
         """Why a handle is not here."""
@@ -129,11 +132,13 @@ class FileTable:
         if (
             not file.handles
             and not file.mode
-            and file.quiescent
-            and file.last_sequence <= self._commits.applied_sequence
+            and self._is_idle(file)
             and self.files.get(file.ino) is file
         ):
             del self.files[file.ino]
+
+    def _is_idle(self, file: OpenFile) -> bool:
+        return file.quiescent and file.last_sequence <= self._commits.applied_sequence
 
     def bound_handles(self) -> list[BoundHandle]:
         """The handles that are connected through this node: their clients have a session."""
@@ -240,7 +245,7 @@ class FileTable:
             grant = named.get(file.ino)
             if grant is not None and grant.generation == file.generation:
                 file.locks = grant.locks
-            elif file.pending or file.last_sequence > reply.applied_sequence:
+            elif file.handles and (file.pending or file.last_sequence > reply.applied_sequence):
                 self._end(ProtocolError(f"the authority took file {file.ino} away unasked"))
                 return
             else:

@@ -85,11 +85,11 @@ class Inbound:
             if file is not None:
                 await table.settle(file)
             return CommitReply()
-        await file.give_back()
+        recall = await file.give_back()
         await table.settle(file)
         if file.generation == body.generation and file.mode:
             table.drop_token(file)
-        file.reopen()
+        file.reopen(recall)
         table.forget_idle(file)
         return CommitReply()
 
@@ -102,6 +102,7 @@ class Inbound:
                 continue  # Gone, or its client came back through this node meanwhile.
             handle.leaving = handle.closing = body.code or StaleGeneration.code
             leaving.append(handle)
+            handle.file.sweep()
         for handle in leaving:
             await handle.quiet()
             await table.settle(handle.file)

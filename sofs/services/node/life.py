@@ -47,13 +47,15 @@ NONCE_BYTES: Final = 16
 @dataclass(frozen=True, slots=True)
 class NodeConfig:
     """What a node is told. ``name``: of the Ray node, for people. ``share`` and ``volume``: what it
-    serves. ``addresses``: of all nodes of the access point, as last known."""
+    serves. ``addresses``: of all nodes of the access point, as last known. ``report_corrupt``: gets
+    (file, page, what) of every page whose stored bytes fail their checksum."""
 
     name: str
     share: str = ""
     volume: bytes = b""
     run_id: bytes = b""
     addresses: Callable[[], list[str]] = list
+    report_corrupt: Callable[[int, int, str], None] | None = None
 
 
 def node_role(incarnation: bytes) -> str:
@@ -112,6 +114,8 @@ class Node:
     def _corrupt(self, ino: int, page: int, what: str) -> None:
         self.corrupt_pages += 1
         log.error("$corrupt: %s", what)
+        if self.config.report_corrupt is not None:
+            self.config.report_corrupt(ino, page, what)
 
     async def check(self) -> None:
         """The claim check of R3; when it fails, this life is over."""
@@ -186,6 +190,7 @@ class Node:
         for handle in handles:
             if handle.session is session:
                 handle.session = None
+            handle.file.sweep()
         if handles and not self.ended.done():
             self.tasks.spawn(self.metadata.report_disconnected(handles), "disconnected")
 

@@ -196,9 +196,9 @@ class AuthorityLink:
         self.calls += 1
         return result_of(await future)[0]
 
-    async def live(self) -> None:
-        """Return once an authority is registered with."""
-        await self._until_live(0, None)
+    async def live(self, deadline_ms: int | None = None) -> None:
+        """Return once an authority is registered with; Unavailable after ``deadline_ms``."""
+        await self._until_live(self._clock.monotonic_ms(), deadline_ms)
 
     async def _until_live(self, start_ms: int, deadline_ms: int | None) -> None:
         while not (self._live and self._channel is not None and self._channel.alive):

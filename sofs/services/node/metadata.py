@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from sofs.constants import (
     BLOCK_BYTES,
+    DEADLINE_DEFAULT_MS,
     FILE_BYTES_MAX,
     READ_BYTES_MAX,
     WRITE_BYTES_MAX,
@@ -332,7 +333,7 @@ class Metadata:
 
     def flush(self, session: Session, call: int, handle: Handle) -> None:
         """Answer when the handle's earlier operations are done."""
-        if not handle.busy:
+        if handle.is_quiet:
             session.answer(call, Done())
             session.finished(0)
             return
@@ -383,7 +384,7 @@ class Metadata:
                 f"write_file takes at most {WRITE_BYTES_MAX} bytes; open the file and write parts"
             )
         node = self._node
-        await self._link.live()
+        await self._link.live(DEADLINE_DEFAULT_MS)
         body.size = length
         body.modified_ns = node.clock.wall_ns()
         body.log_id = self._link.log_id

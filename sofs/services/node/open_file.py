@@ -52,6 +52,9 @@ class Operation(Protocol):
     """An operation of the data path."""
 
     @property
+    def handle(self) -> Handle: ...
+
+    @property
     def alive(self) -> bool:
         """False when its session is gone: then it is dropped, its client sends it again."""
         ...
@@ -90,6 +93,7 @@ class Handle:
         "ahead_page",
         "busy",
         "closing",
+        "epoch",
         "file",
         "generation",
         "idle",
@@ -97,6 +101,7 @@ class Handle:
         "leaving",
         "next_offset",
         "number",
+        "older",
         "reclaiming",
         "session",
         "window",
@@ -113,7 +118,9 @@ class Handle:
         self.window: OpWindow | None = None  # Given with the current token; None without one.
         self.acked = 0
         self.in_flight: dict[int, Flight] = {}  # Appended, not durable, by op sequence.
-        self.busy = 0  # Operations that are queued or in flight.
+        self.epoch = 0  # Raised by ``quiet``: tells earlier operations from later ones.
+        self.busy = 0  # Operations of this epoch that are queued or in flight.
+        self.older: dict[int, int] = {}  # The same of earlier epochs, without zeros.
         self.idle: list[asyncio.Future[None]] = []
         self.leaving = ""  # Error code of operations that arrive once the handle is leaving.
         self.closing = ""  # Error code of all operations that are not admitted yet.
@@ -121,18 +128,32 @@ class Handle:
         self.next_offset = -1  # Where a sequential reader reads next.
         self.ahead_page = 0
 
-    def finished(self) -> None:
-        """One operation was answered, failed or dropped."""
-        self.busy -= 1
-        if not self.busy and self.idle:
-            waiting, self.idle = self.idle, []
-            for future in waiting:
-                if not future.done():
-                    future.set_result(None)
+    def finished(self, epoch: int) -> None:
+        """An operation that arrived in ``epoch`` was answered, failed or dropped."""
+        if epoch == self.epoch:
+            self.busy -= 1
+            return
+        left = self.older[epoch] - 1
+        if left:
+            self.older[epoch] = left
+            return
+        del self.older[epoch]
+        waiting, self.idle = self.idle, []
+        for future in waiting:
+            if not future.done():
+                future.set_result(None)
+
+    @property
+    def is_quiet(self) -> bool:
+        return not self.busy and not self.older
 
     async def quiet(self) -> None:
-        """Return when no operation of the handle is queued or in flight."""
-        while self.busy:
+        """Return when no operation that arrived before this call is queued or in flight."""
+        epoch = self.epoch
+        if self.busy:
+            self.older[epoch] = self.busy
+            self.epoch, self.busy = epoch + 1, 0
+        while self.older and min(self.older) <= epoch:
             future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
             self.idle.append(future)
             await future
@@ -290,13 +311,14 @@ class OpenFile:
             self._recall.allowance = 0
             self._wake_idle()
             return
+        head = self._waiting[0]
         self._remote = need.remote
         try:
             await need.wait
         except SofsError as error:
-            head = self._waiting[0]
-            self._pop()
-            head.fail(error)
+            if self._waiting and self._waiting[0] is head:  # Else it was swept meanwhile.
+                self._pop()
+                head.fail(error)
         finally:
             self._remote = False
 
@@ -305,6 +327,29 @@ class OpenFile:
         if self._recall is not None:
             self._recall.allowance -= 1
             self._wake_idle()
+
+    def sweep(self) -> None:
+        """Drop what waits and whose session is gone; refuse what waits on a handle that left."""
+        if not any(not op.alive or op.handle.closing for op in self._waiting):
+            return
+        recall = self._recall
+        kept: deque[Operation] = deque()
+        removed: list[Operation] = []
+        allowance = recall.allowance if recall is not None else 0
+        for index, operation in enumerate(self._waiting):
+            if operation.alive and not operation.handle.closing:
+                kept.append(operation)
+                continue
+            removed.append(operation)
+            if recall is not None and index < allowance:
+                recall.allowance -= 1
+        self._waiting = kept
+        for operation in removed:
+            if operation.alive:
+                operation.fail(leaving(operation.handle))
+            else:
+                operation.drop()
+        self._wake_idle()
 
     async def _gate_open(self) -> None:
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -367,9 +412,9 @@ class OpenFile:
             or self.acquiring is not None
         )
 
-    async def give_back(self) -> None:
+    async def give_back(self) -> object:
         """Stop admitting, finish the queue there is, and return when the file is drained. New
-        operations wait until ``reopen``."""
+        operations wait until ``reopen`` is called with what this returns."""
         if self._recall is None:
             self._recall = _Recall(0 if self._remote else len(self._waiting))
         recall = self._recall
@@ -378,15 +423,13 @@ class OpenFile:
         ):
             await self._changed()
         recall.allowance = 0
+        return recall
 
-    def reopen(self) -> None:
-        """The recall was answered: what waits goes on."""
-        self._recall = None
-        self._open_gate()
-
-    @property
-    def recalled(self) -> bool:
-        return self._recall is not None
+    def reopen(self, recall: object) -> None:
+        """The recall was answered: what waits goes on, unless another recall came meanwhile."""
+        if self._recall is recall:
+            self._recall = None
+            self._open_gate()
 
     def hold(self) -> None:
         """Called by the operation at the head of the queue, when the file is drained: admit nothing

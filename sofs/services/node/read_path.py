@@ -67,6 +67,7 @@ class ReadPath:
     def read(self, session: Session, call: int, handle: Handle, body: Read) -> None:
         """Take one read of a client."""
         if handle.leaving:
+            session.finished(body.length)
             raise leaving(handle)
         handle.busy += 1
         handle.file.submit(ReadOp(self, session, call, handle, body), passes=True)
@@ -226,7 +227,7 @@ class ReadPath:
 class ReadOp:
     """One read, from its arrival to its answer."""
 
-    __slots__ = ("_asked", "_body", "_call", "_handle", "_paths", "_session")
+    __slots__ = ("_asked", "_body", "_call", "_epoch", "_paths", "_session", "handle")
 
     def __init__(
         self, paths: ReadPath, session: Session, call: int, handle: Handle, body: Read
@@ -234,7 +235,8 @@ class ReadOp:
         self._paths = paths
         self._session = session
         self._call = call
-        self._handle = handle
+        self.handle = handle
+        self._epoch = handle.epoch
         self._body = body
         self._asked = -1  # Generation of the token that was acquired for this operation.
 
@@ -244,7 +246,7 @@ class ReadOp:
 
     def attempt(self) -> Need | None:
         """See ``open_file.Operation``."""
-        body, handle = self._body, self._handle
+        body, handle = self._body, self.handle
         file = handle.file
         self._check()
         if not file.mode:
@@ -289,7 +291,7 @@ class ReadOp:
         return None
 
     def _check(self) -> None:
-        body, handle = self._body, self._handle
+        body, handle = self._body, self.handle
         check_handle(handle, body.generation)
         if not handle.access & _READ:
             raise AccessDenied("the handle was not opened for reading")
@@ -299,13 +301,13 @@ class ReadOp:
             raise InvalidParameter(f"a file ends at {FILE_BYTES_MAX} bytes")
 
     async def _acquire(self, mode: int) -> None:
-        file = self._handle.file
+        file = self.handle.file
         await self._paths.table.acquire(file, mode)
         self._asked = file.generation
 
     async def _slowly(self, runs: list[Run], offset: int, length: int, size: int) -> None:
         """Read from the device. ``size`` is as of the admission, as the map was."""
-        file = self._handle.file
+        file = self.handle.file
         try:
             data = await self._paths.gather(file.ino, runs)
         except SofsError as error:
@@ -330,5 +332,5 @@ class ReadOp:
         self._finished()
 
     def _finished(self) -> None:
-        self._session.finished(0)
-        self._handle.finished()
+        self._session.finished(self._body.length)
+        self.handle.finished(self._epoch)

@@ -5,8 +5,8 @@ session ends without a goodbye, its operations that are not admitted yet are dro
 sends them again, to whoever serves it then), admitted writes become durable, and the authority is
 told that the handles are disconnected: their timers start there.
 
-Limits: SESSION_OPS_MAX operations and SESSION_BYTES_MAX bytes of writes in flight; beyond them
-LimitExceeded.
+Limits: SESSION_OPS_MAX operations and SESSION_BYTES_MAX bytes in flight, and half of that for reads
+and what their answers occupy until the client has taken them; beyond them LimitExceeded.
 """
 
 from __future__ import annotations
@@ -120,7 +120,17 @@ class Session:
         body = envelope.body
         assert isinstance(body, Read)
         handle = self.handles.get(body.handle) or self._handle(body.handle, body.generation)
+        length = body.length
+        channel = self.channel
+        assert channel is not None
+        if length <= READ_BYTES_MAX and (
+            max(self.n_bytes, channel.queued_bytes) + length > SESSION_BYTES_MAX // 2
+        ):
+            raise LimitExceeded(
+                f"{SESSION_BYTES_MAX // 2} bytes of this session are in flight", retry_after_ms=5
+            )
         self.n_operations += 1
+        self.n_bytes += length
         self.node.reads.read(self, envelope.call, handle, body)
 
     def _flush(self, call: int, body: Flush) -> None:
@@ -189,7 +199,7 @@ class Session:
         self.answer(call, Failure(error.code, error.message, error.retry_after_ms), checked=checked)
 
     def finished(self, n_bytes: int) -> None:
-        """One operation is answered, refused or dropped."""
+        """One operation, of so many bytes, is answered, refused or dropped."""
         self.n_operations -= 1
         self.n_bytes -= n_bytes
 

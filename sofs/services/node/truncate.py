@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 class TruncateOp:
     """One truncate, from its arrival to its answer; an ``open_file.Operation``."""
 
-    __slots__ = ("_body", "_call", "_handle", "_node", "_session")
+    __slots__ = ("_body", "_call", "_epoch", "_node", "_session", "handle")
 
     def __init__(
         self, node: Node, session: Session, call: int, handle: Handle, body: Truncate
@@ -37,7 +37,8 @@ class TruncateOp:
         self._node = node
         self._session = session
         self._call = call
-        self._handle = handle
+        self.handle = handle
+        self._epoch = handle.epoch
         self._body = body
 
     @property
@@ -46,7 +47,7 @@ class TruncateOp:
 
     def attempt(self) -> Need | None:
         """See ``open_file.Operation``."""
-        handle, node = self._handle, self._node
+        handle, node = self.handle, self._node
         file = handle.file
         # A close that waits for this operation has marked the handle as leaving: that is in order.
         if handle.generation != self._body.generation:
@@ -67,10 +68,10 @@ class TruncateOp:
 
     def _shrinks_into_page(self) -> bool:
         size = self._body.size
-        return bool(size % BLOCK_BYTES) and size < self._handle.file.size
+        return bool(size % BLOCK_BYTES) and size < self.handle.file.size
 
     async def _run(self) -> None:
-        file, node, body = self._handle.file, self._node, self._body
+        file, node, body = self.handle.file, self._node, self._body
         try:
             body.tail = await self._tail() if self._shrinks_into_page() else b""
             body.modified_ns = node.clock.wall_ns()
@@ -90,7 +91,7 @@ class TruncateOp:
     async def _tail(self) -> bytes:
         """Write the last page, zeroed behind the new end, as a detached record; return its packed
         extent. A hole needs none."""
-        file, node, size = self._handle.file, self._node, self._body.size
+        file, node, size = self.handle.file, self._node, self._body.size
         page, keep = divmod(size, BLOCK_BYTES)
         place = file.map.page(page)
         if place is None:
@@ -120,4 +121,4 @@ class TruncateOp:
 
     def _finished(self) -> None:
         self._session.finished(0)
-        self._handle.finished()
+        self.handle.finished(self._epoch)

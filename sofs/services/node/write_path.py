@@ -92,6 +92,7 @@ class WritePath:
     def write(self, session: Session, call: int, handle: Handle, body: Write, data: Buffer) -> None:
         """Take one write of a client."""
         if handle.leaving:
+            session.finished(len(data))
             raise leaving(handle)
         handle.busy += 1
         handle.file.submit(WriteOp(self, session, call, handle, body, data))
@@ -99,6 +100,7 @@ class WritePath:
     def abandon(self, session: Session, call: int, handle: Handle, body: Abandon) -> None:
         """Settle one write of a client."""
         if handle.leaving:
+            session.finished(0)
             raise leaving(handle)
         handle.busy += 1
         handle.file.submit(AbandonOp(self, session, call, handle, body))
@@ -142,9 +144,9 @@ class WriteOp:
         "_call",
         "_copies",
         "_data",
+        "_epoch",
         "_file",
         "_first_page",
-        "_handle",
         "_landed",
         "_modified_ns",
         "_pages",
@@ -152,6 +154,7 @@ class WriteOp:
         "_payload",
         "_placement",
         "_session",
+        "handle",
         "sequence",
     )
 
@@ -167,7 +170,8 @@ class WriteOp:
         self._paths = paths
         self._session = session
         self._call = call
-        self._handle = handle
+        self.handle = handle
+        self._epoch = handle.epoch
         self._file = handle.file
         self._body = body
         self._data = data
@@ -184,7 +188,7 @@ class WriteOp:
 
     def attempt(self) -> Need | None:
         """See ``open_file.Operation``."""
-        paths, body, handle, file = self._paths, self._body, self._handle, self._file
+        paths, body, handle, file = self._paths, self._body, self.handle, self._file
         if handle.generation != body.generation or handle.closing:
             check_handle(handle, body.generation)
         window = handle.window
@@ -225,7 +229,7 @@ class WriteOp:
 
     def _check(self, offset: int, length: int) -> None:
         """Refuse what is no valid write through this handle."""
-        body, access = self._body, self._handle.access
+        body, access = self._body, self.handle.access
         if not access & (_WRITE_OR_APPEND if body.append else _WRITE):
             raise AccessDenied("the handle was not opened for this; open it with write access")
         if length > WRITE_BYTES_MAX:
@@ -236,7 +240,7 @@ class WriteOp:
     def _lock_conflict(self, offset: int, length: int) -> Need | None:
         """What to do about a lock in the way: ask once whether it is still held, then refuse."""
         file = self._file
-        lock = io_conflict(file.locks, self._handle.number, offset, length, True)
+        lock = io_conflict(file.locks, self.handle.number, offset, length, True)
         if lock is None:
             return None
         if self._asked != file.generation:
@@ -315,7 +319,7 @@ class WriteOp:
         self._pages[page] = data
 
     def _append(self, offset: int, length: int, payload: list[Buffer]) -> None:
-        paths, body, handle, file = self._paths, self._body, self._handle, self._file
+        paths, body, handle, file = self._paths, self._body, self.handle, self._file
         modified_ns = paths.clock.wall_ns()
         first_page = offset >> _SHIFT
         append = body.append
@@ -371,7 +375,7 @@ class WriteOp:
 
     def publish(self) -> None:
         """See ``open_file.Pending``."""
-        paths, body, handle, file = self._paths, self._body, self._handle, self._file
+        paths, body, handle, file = self._paths, self._body, self.handle, self._file
         placement = self._placement
         offset, length = self._landed, len(self._data)
         sums = placement.sums
@@ -426,13 +430,23 @@ class WriteOp:
 
     def _finished(self) -> None:
         self._session.finished(len(self._data))
-        self._handle.finished()
+        self.handle.finished(self._epoch)
 
 
 class AbandonOp:
     """Settles a write as never to be executed, unless it was."""
 
-    __slots__ = ("_asked", "_body", "_call", "_copies", "_handle", "_paths", "_session", "sequence")
+    __slots__ = (
+        "_asked",
+        "_body",
+        "_call",
+        "_copies",
+        "_epoch",
+        "_paths",
+        "_session",
+        "handle",
+        "sequence",
+    )
 
     def __init__(
         self, paths: WritePath, session: Session, call: int, handle: Handle, body: Abandon
@@ -440,7 +454,8 @@ class AbandonOp:
         self._paths = paths
         self._session = session
         self._call = call
-        self._handle = handle
+        self.handle = handle
+        self._epoch = handle.epoch
         self._body = body
         self._asked = -1
         self._copies: list[tuple[Session, int, bool]] = []
@@ -451,7 +466,7 @@ class AbandonOp:
 
     def attempt(self) -> Need | None:
         """See ``open_file.Operation``."""
-        paths, body, handle = self._paths, self._body, self._handle
+        paths, body, handle = self._paths, self._body, self.handle
         check_handle(handle, body.generation)
         file = handle.file
         if file.mode != RW or handle.window is None:
@@ -483,12 +498,12 @@ class AbandonOp:
         return None
 
     async def _acquire(self) -> None:
-        file = self._handle.file
+        file = self.handle.file
         await self._paths.table.acquire(file, RW)
         self._asked = file.generation
 
     def _append(self) -> None:
-        paths, body, handle = self._paths, self._body, self._handle
+        paths, body, handle = self._paths, self._body, self.handle
         header = DataHeader(
             file=handle.file.ino,
             offset=0,
@@ -520,7 +535,7 @@ class AbandonOp:
 
     def publish(self) -> None:
         """See ``open_file.Pending``."""
-        handle, body = self._handle, self._body
+        handle, body = self.handle, self._body
         if handle.window is not None:
             handle.window.abandon(body.op_sequence)
         del handle.in_flight[body.op_sequence]
@@ -552,7 +567,7 @@ class AbandonOp:
 
     def _finished(self) -> None:
         self._session.finished(0)
-        self._handle.finished()
+        self.handle.finished(self._epoch)
 
 
 def _beyond(verdict: Judgement) -> SofsError:
