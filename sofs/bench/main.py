@@ -234,7 +234,8 @@ def machine() -> str:
         ),
         platform.processor(),
     )
-    return f"{os.cpu_count()} x {model}, Linux {platform.release()}, Python {platform.python_version()}"
+    python = platform.python_version()
+    return f"{os.cpu_count()} x {model}, Linux {platform.release()}, Python {python}"
 
 
 def run_pauses(cluster: LocalCluster, rounds: int) -> list[Pauses]:

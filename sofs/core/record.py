@@ -42,6 +42,7 @@ _SUM_AT: Final = _FIXED_BYTES - 8
 _SEGMENT: Final = struct.Struct("<8sHHI16s16sQQQ")
 _DATA: Final = struct.Struct("<QQIIQQQQQqBB6x")
 _SEED: Final = struct.Struct("<IQ")
+_NO_SUM: Final = bytes(8)
 SEGMENT_HEADER_BYTES: Final = 128
 KIND_AT: Final = 6  # Where a record's fixed header holds its kind ...
 NONCE_AT: Final = 48  # ... and the nonce of its log (to search for either).
@@ -62,6 +63,9 @@ class RecordKind(IntEnum):
     ROLL = 3  # The last record of a segment: the log goes on in the next one.
     FENCE = 4  # A successor's seal in the first free slot (slot backends).
     IDLE = 5  # Carries only ``durable_to`` or renews a grant.
+
+
+_KINDS: Final = {int(kind): kind for kind in RecordKind}
 
 
 class DataOp(IntEnum):
@@ -140,9 +144,10 @@ def unpack_data_header(extension: Buffer) -> DataHeader:
         raise FormatRefused(f"data record with the unknown operation {fields[-2]}") from None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Record:
-    """A verified record. ``payload_offset`` is its payload's place in the segment."""
+    """A verified record; never changed. ``payload_offset`` is its payload's place in the segment.
+    (Not declared frozen, which would triple the time to make one: recovery makes 100,000.)"""
 
     kind: RecordKind
     segment: int
@@ -251,7 +256,7 @@ def decode_record(
     checked; without it only the header is (to walk a log of large data records quickly; pages are
     verified when read).
     """
-    view = memoryview(buffer)
+    view = buffer if type(buffer) is memoryview else memoryview(buffer)
     if at + _FIXED_BYTES > len(view):
         return None
     (
@@ -266,21 +271,22 @@ def decode_record(
     if end > len(view) or (blocks and payload_bytes != blocks * BLOCK_BYTES):
         return None
     seed = record_seed(nonce, segment, sequence)
-    rest = view[at + _FIXED_BYTES : at + length]
-    if xxh3_64_intdigest(bytes(view[at : at + _SUM_AT]) + bytes(8) + rest, seed) != header_sum:
+    head = bytes(view[at : at + length])
+    if xxh3_64_intdigest(head[:_SUM_AT] + _NO_SUM + head[_FIXED_BYTES:], seed) != header_sum:
         return None
-    extension = bytes(rest[:extension_bytes])
-    sums = struct.unpack_from(f"<{blocks}Q", rest, extension_bytes)
+    extension = head[_FIXED_BYTES : _FIXED_BYTES + extension_bytes]
+    sums: tuple[int, ...] = ()
+    if blocks:
+        sums = struct.unpack_from(f"<{blocks}Q", head, _FIXED_BYTES + extension_bytes)
     payload = view[at + length : end]
     if verify_payload and not _payload_holds(payload, sums, payload_sum, seed):
         return None
-    try:
-        known = RecordKind(kind)
-    except ValueError:
+    known = _KINDS.get(kind)
+    if known is None:
         raise FormatRefused(
             f"record {sequence} in segment {segment} has the unknown kind {kind}; "
             "use the version that wrote it"
-        ) from None
+        )
     return Record(
         known, segment, sequence, durable_to, incarnation, extension, sums, payload,
         base + at + length, base + at + aligned(length + payload_bytes), flags,
@@ -304,7 +310,8 @@ def record_start(record: Record) -> int:
 
 
 def record_segment(record: Buffer) -> int:
-    """Return the segment number that an encoded record states (not verified; decode_record does that)."""
+    """Return the segment number that an encoded record states (not verified; decode_record does
+    that)."""
     return int(_FIXED.unpack_from(record)[5])
 
 

@@ -68,8 +68,8 @@ class Store(Protocol):
         ...
 
     def put_hint(self, key: str, data: bytes) -> None:
-        """Overwrite a small object that only says where to start looking: neither atomic nor durable,
-        and a failure is silent. What it says is never trusted."""
+        """Overwrite a small object that only says where to start looking: neither atomic nor
+        durable, and a failure is silent. What it says is never trusted."""
         ...
 
 
@@ -106,12 +106,13 @@ class Segment(Protocol):
         ...
 
     def reserve(self, size: int) -> None:
-        """Allocate room up to offset ``size`` without writing, so that later appends cannot meet a full
-        disk; ``DiskFull`` is definite and leaves the segment as it was."""
+        """Allocate room up to offset ``size`` without writing, so that later appends cannot meet a
+        full disk; ``DiskFull`` is definite and leaves the segment as it was."""
         ...
 
     def trim(self, size: int) -> None:
-        """Give back what was reserved behind offset ``size``. Only for a segment that is complete."""
+        """Give back what was reserved behind offset ``size``. Only for a segment that is
+        complete."""
         ...
 
     def close(self) -> None: ...
@@ -127,9 +128,9 @@ class SegmentReader(Protocol):
         ...
 
     def next_data(self, offset: int) -> int:
-        """Offset, at or after ``offset``, before which nothing was ever written: reserved space need
-        not be read to know that it is zeros. Best asked before the first read. Returning ``offset``
-        itself is always right."""
+        """Offset, at or after ``offset``, before which nothing was ever written: reserved space
+        need not be read to know that it is zeros. Best asked before the first read. Returning
+        ``offset`` itself is always right."""
         ...
 
     def read_cached(self, offset: int, length: int) -> bytes | None:

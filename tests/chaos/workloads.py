@@ -15,9 +15,8 @@ import time
 import traceback
 from collections.abc import Callable
 
-from sofs.client.sync import Share
-
 import sofs
+from sofs.client.sync import Share
 
 BLOCK = 4096
 
