@@ -390,6 +390,9 @@ class LocalAppendStore:
         except OSError as error:
             raise store_error(error, "create the segment", key) from error
         try:
+            if zero_fill_bytes:
+                # A full disk is told at once, not after writing what is left of it.
+                self._calls.allocate(fd, 0, zero_fill_bytes)
             for at in range(0, zero_fill_bytes, len(_ZEROS)):
                 fill(self._calls, fd, _ZEROS[: zero_fill_bytes - at], at)
             self._calls.fsync(fd)

@@ -20,6 +20,7 @@ on. An error of any other kind ends the log.
 from __future__ import annotations
 
 import asyncio
+import functools
 from collections.abc import Callable, Sequence
 from typing import Final
 
@@ -214,8 +215,9 @@ class AppendLog(BaseLog):
         """Reserve more for a prepared segment that is too small for the record at hand."""
         segment, place.segment, place.error = place.segment, None, None
         assert segment is not None
-        place.task = self._start(self._enlarge(place, segment, lambda: segment.reserve(capacity)))
-        place.capacity = capacity
+        before, place.capacity = place.capacity, capacity
+        step = functools.partial(segment.reserve, capacity)
+        place.task = self._start(self._enlarge(place, segment, step, before))
 
     def _zero(self, place: _Place) -> None:
         """Turn a reserved spare segment into a zero-filled one."""
@@ -227,10 +229,12 @@ class AppendLog(BaseLog):
                 segment.write(at, [_ZEROS[: place.capacity - at]])
             segment.sync()
 
-        place.task = self._start(self._enlarge(place, segment, zero))
+        place.task = self._start(self._enlarge(place, segment, zero, place.capacity))
 
-    async def _enlarge(self, place: _Place, segment: Segment, step: Callable[[], None]) -> None:
-        before = place.capacity
+    async def _enlarge(
+        self, place: _Place, segment: Segment, step: Callable[[], None], before: int
+    ) -> None:
+        """Change a prepared segment; a full disk leaves it with the capacity ``before``."""
         try:
             await self._blocking.run("", step)
         except DiskFull as error:

@@ -55,7 +55,7 @@ from sofs.core.record import Record, RecordKind
 from sofs.errors import Corrupt, FormatRefused
 from sofs.ids import Position
 from sofs.ports.log import Claim, FencedStore, SealedLog
-from sofs.ports.recovery import Replay
+from sofs.ports.recovery import Known, Replay
 from sofs.storage.entries import may_name_checkpoint
 
 RECORDS_ALL: Final = 1 << 62
@@ -71,6 +71,7 @@ class StoreRecovery:
         self._role = role
         # What the last derive_lineage read, for the replay that follows it.
         self._sealed: SealedLog | None = None
+        self._sealed_after = 0
         # The checkpoint that the last read_live saw: its owner may delete it before it is replayed.
         self._image: tuple[str, bytes] | None = None
 
@@ -78,23 +79,24 @@ class StoreRecovery:
         """Return the checksum that a CheckpointRef holds for ``image``."""
         return xxh3_64_intdigest(image)
 
-    async def derive_lineage(self, claim: Claim) -> Lineage:
+    async def derive_lineage(self, claim: Claim, *, known: Known | None = None) -> Lineage:
         """Seal what ``claim`` supersedes and return the lineage to write first; see the port."""
         for epoch in range(claim.epoch - 1, 0, -1):
             below = await self._fenced.read_claim(self._role, epoch)
             if below is None:
                 raise Corrupt(f"claim {epoch} of {self._role} is missing; claims are never deleted")
-            sealed = await self._fenced.seal(below, deleted_ok=True)
-            if sealed.records:
-                self._sealed = sealed
-                return self._continue(sealed)
+            after = known.position.sequence if known and known.position.epoch == epoch else 0
+            sealed = await self._fenced.seal(below, after_sequence=after, deleted_ok=True)
+            if sealed.last_sequence >= sealed.first_sequence:
+                self._sealed, self._sealed_after = sealed, after
+                own = await self._lineage_of(below)
+                return self._continue(own, sealed, known.checkpoint if known and after else None)
         self._sealed = None
         return Lineage(None, ())
 
-    def _continue(self, sealed: SealedLog) -> Lineage:
-        """The lineage of whoever comes after ``sealed``, the newest log that has one."""
-        own = self._lineage_of(sealed.claim, sealed.records)
-        checkpoint = self._newest_checkpoint(sealed.records) or own.checkpoint
+    def _continue(self, own: Lineage, sealed: SealedLog, named: CheckpointRef | None) -> Lineage:
+        """The lineage of whoever comes after ``sealed``, the newest log that has one (``own``)."""
+        checkpoint = self._newest_checkpoint(sealed.records) or named or own.checkpoint
         if sealed.resumed_at:
             self._judge_deleted(sealed.claim, sealed.resumed_at, checkpoint)
         epoch = SealedEpoch(
@@ -102,9 +104,12 @@ class StoreRecovery:
         )
         return _trimmed(checkpoint, [*own.history, epoch])
 
-    def _lineage_of(self, claim: Claim, records: Sequence[Record]) -> Lineage:
-        first = records[0]
-        entry = self._codec.decode(first.payload) if first.kind is RecordKind.ENTRY else None
+    async def _lineage_of(self, claim: Claim) -> Lineage:
+        """The first record of a log that has records: nothing else may come first."""
+        records = await self._fenced.peek_log(claim, records_max=1)
+        entry: Entry | None = None
+        if records and records[0].kind is RecordKind.ENTRY:
+            entry = self._codec.decode(records[0].payload)
         if not isinstance(entry, Lineage):
             raise FormatRefused(
                 f"the log {claim.role}/{claim.epoch} does not begin with a lineage; "
@@ -157,7 +162,7 @@ class StoreRecovery:
         """The records of one sealed epoch above ``start``; the lineage decides where it ends."""
         after = max(start, epoch.first_sequence - 1)
         sealed = self._sealed
-        if sealed is None or sealed.claim.nonce != epoch.nonce:
+        if sealed is None or sealed.claim.nonce != epoch.nonce or after < self._sealed_after:
             claim = await self._fenced.read_claim(self._role, epoch.epoch)
             if claim is None or claim.nonce != epoch.nonce:
                 raise Corrupt(
@@ -216,7 +221,7 @@ class StoreRecovery:
             if not records or records[-1].sequence < through_sequence:
                 problem = f"sequence {through_sequence} is not there"
                 continue
-            own = self._lineage_of(claim, records)
+            own = await self._lineage_of(claim)
             checkpoint = self._newest_checkpoint(records) or own.checkpoint
             start = records[0].sequence
             if checkpoint is not None:

@@ -24,7 +24,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final, Protocol
 
-from sofs.constants import MIB, RECORD_ALIGN_BYTES
+from sofs.constants import KIB, MIB, RECORD_ALIGN_BYTES
 from sofs.core.record import (
     KIND_AT,
     NONCE_AT,
@@ -35,11 +35,14 @@ from sofs.core.record import (
     claimed_bytes,
     decode_record,
     decode_segment_header,
+    record_start,
 )
 from sofs.errors import Corrupt
 from sofs.ids import ID_BYTES
 
 WINDOW_BYTES: Final = MIB
+SEEK_WINDOW_BYTES: Final = 4 * MIB  # How far a seek looks for the next record.
+SEEK_ENOUGH_BYTES: Final = 64 * KIB  # Walking this much costs less than another step of a seek.
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,12 +77,10 @@ class Pieces(Protocol):
     def name(self, number: int) -> str: ...
 
 
-def walked(
-    view: memoryview, at: int, *, nonce: bytes, segment: int, base: int = 0
-) -> Record | None:
+def walked(view: memoryview, at: int, nonce: bytes, segment: int, base: int) -> Record | None:
     """Return the record at ``view[at]``, verified but for the payload of a record with block
     sums."""
-    whole = at + KIND_AT >= len(view) or view[at + KIND_AT] != RecordKind.DATA
+    whole = view[at + KIND_AT] != RecordKind.DATA
     record = decode_record(view, at, nonce=nonce, segment=segment, base=base, verify_payload=whole)
     if record is not None and not whole and not record.sums:
         return decode_record(view, at, nonce=nonce, segment=segment, base=base)
@@ -112,28 +113,69 @@ class _Reader:
         self._load(0, WINDOW_BYTES)
         return decode_segment_header(self._view, nonce=self._nonce, segment=self._number)
 
-    def record(self, at: int, *, header_only: bool = False) -> Record | None:
-        """The record at ``at``; with ``header_only`` no payload is verified, else those of records
-        with block sums are not."""
+    def record(self, at: int) -> Record | None:
+        """The record at ``at``, verified but for the payloads of records with block sums."""
+        view = self._view
+        start = at - self._base
+        if 0 <= start < len(view) - KIND_AT:
+            record = walked(view, start, self._nonce, self._number, self._base)
+            if record is not None:
+                return record
+        if not self._reach(at):
+            return None
+        return walked(self._view, at - self._base, self._nonce, self._number, self._base)
+
+    def header_at(self, at: int) -> Record | None:
+        """The record at ``at`` with only its header verified."""
+        if not self._reach(at):
+            return None
+        return decode_record(
+            self._view,
+            at - self._base,
+            nonce=self._nonce,
+            segment=self._number,
+            base=self._base,
+            verify_payload=False,
+        )
+
+    def _reach(self, at: int) -> bool:
+        """Load what a record at ``at`` claims to need; False when the piece ends before that."""
         if not self._holds(at, RECORD_ALIGN_BYTES * 2):
             self._load(at, WINDOW_BYTES)
         need = claimed_bytes(self._view, at - self._base)
         if not self._holds(at, need):
             if at + need > self.size:
-                return None
+                return False
             self._load(at, need)
-        if header_only:
-            return decode_record(
-                self._view,
-                at - self._base,
-                nonce=self._nonce,
-                segment=self._number,
-                base=self._base,
-                verify_payload=False,
-            )
-        return walked(
-            self._view, at - self._base, nonce=self._nonce, segment=self._number, base=self._base
-        )
+        return True
+
+    def seek(self, sequence: int) -> Record | None:
+        """Return a record at or below ``sequence``, near it, by halving the piece; None: start at
+        its beginning. A record is found by its log's nonce and verified by its header, so a wrong
+        guess costs time only."""
+        low, high = SEGMENT_HEADER_BYTES, self.size
+        best: Record | None = None
+        while high - low > SEEK_ENOUGH_BYTES:
+            middle = (low + high) // 2 // RECORD_ALIGN_BYTES * RECORD_ALIGN_BYTES
+            found = self._next_header(middle, min(high, middle + SEEK_WINDOW_BYTES))
+            if found is None or found.kind is RecordKind.ROLL or found.sequence > sequence:
+                high = middle
+            else:
+                low, best = found.end_offset, found
+        return best
+
+    def _next_header(self, at: int, end: int) -> Record | None:
+        """The first record of this log that starts in ``at..end``."""
+        chunk = self._pieces.load(self._number, at, end - at + ID_BYTES + NONCE_AT)
+        found = chunk.find(self._nonce)
+        while found >= 0:
+            candidate = at + found - NONCE_AT
+            if candidate >= at and candidate % RECORD_ALIGN_BYTES == 0:
+                record = self.header_at(candidate)
+                if record is not None:
+                    return record
+            found = chunk.find(self._nonce, found + 1)
+        return None
 
     def search(self, at: int) -> int:
         """Look at every aligned offset from ``at`` on for a header of this log; return the highest
@@ -147,7 +189,7 @@ class _Reader:
             while found >= 0:
                 candidate = start + found - NONCE_AT
                 if candidate >= at and candidate % RECORD_ALIGN_BYTES == 0:
-                    record = self.record(candidate, header_only=True)
+                    record = self.header_at(candidate)
                     if record is not None:
                         best = max(best, record.durable_to)
                 found = chunk.find(self._nonce, found + 1)
@@ -158,12 +200,13 @@ class _Reader:
 class _Span:
     """The whole records of one piece: where each starts and where the last (a ROLL too) ends."""
 
-    __slots__ = ("end", "first", "starts")
+    __slots__ = ("begin", "end", "first", "starts")
 
-    def __init__(self, first: int) -> None:
+    def __init__(self, first: int, begin: int) -> None:
         self.first = first
         self.starts: array[int] = array("Q")
-        self.end = SEGMENT_HEADER_BYTES
+        self.begin = begin
+        self.end = begin
 
     @property
     def last(self) -> int:
@@ -249,8 +292,12 @@ class Walk:
         if header is None or header.first_sequence != self.next_sequence:
             self._end(number, 0, reader, later)
             return False
-        span = self._spans[number] = _Span(self.next_sequence)
         at = SEGMENT_HEADER_BYTES
+        if self._after > self.next_sequence and not self._spans:
+            near = reader.seek(self._after)
+            if near is not None:
+                self.next_sequence, at = near.sequence, record_start(near)
+        span = self._spans[number] = _Span(self.next_sequence, at)
         while True:
             record = reader.record(at)
             if record is None or record.sequence != self.next_sequence:
@@ -291,7 +338,9 @@ class Walk:
             if span.last <= self.durable:
                 continue
             first = max(self.durable + 1, span.first)
-            base = span.starts[first - span.first] if first > span.first else 0
+            base = span.starts[first - span.first] if first > span.first else span.begin
+            if base == SEGMENT_HEADER_BYTES:
+                base = 0  # The segment's header counts, too.
             view = memoryview(load(number, base, span.end - base))
             bad = self._verify_span(number, view, base, first, span, fresh)
             if bad is not None:

@@ -416,6 +416,52 @@ def test_segments_are_deleted_in_order_and_the_first_goes_last() -> None:
     run(main())
 
 
+def test_sealing_above_a_known_sequence_gives_exactly_the_records_above_it() -> None:
+    async def main() -> None:
+        disk = ModelDisk()
+        mib = 1 << 20
+        options = LogOptions(first_bytes=2 * mib, segment_bytes=2 * mib)
+        _, log = await opened(disk, options, first=100)
+        for index in range(9000):
+            await log.room(100)
+            last = log.append(RecordKind.ENTRY, [b"%06d" % index * 50]).sequence
+            if index % 50 == 0:
+                await log.durable(last)
+        await log.durable(last)
+        await log.close()
+        for after in (100, 101, 2000, 4711, 8000, last - 1, last):
+            sealed = await process(disk, options).fenced.seal(a_claim(1), after_sequence=after)
+            assert [r.sequence for r in sealed.records] == list(range(after + 1, last + 1))
+            assert all(bytes(r.payload[:6]) == b"%06d" % (r.sequence - 100) for r in sealed.records)
+        with pytest.raises(OSError, match="durable"):
+            await process(disk, options).fenced.seal(a_claim(1), after_sequence=last + 1)
+
+    run(main())
+
+
+def test_a_prepared_segment_that_cannot_grow_keeps_its_size() -> None:
+    async def main() -> None:
+        disk = ModelDisk(capacity=9000)
+        _, log = await opened(disk)
+        for _ in range(5):
+            await log.room(300)
+            await log.durable(log.append(RecordKind.ENTRY, [bytes(300)]).sequence)
+        for _ in range(3):
+            with pytest.raises(DiskFull):
+                await log.room(12_000)
+        written = 5
+        with pytest.raises(DiskFull):
+            while True:
+                await log.room(300)
+                await log.durable(log.append(RecordKind.ENTRY, [bytes(300)]).sequence)
+                written += 1
+        assert log.ended is None
+        assert written > 10
+        await log.close()
+
+    run(main())
+
+
 # With real threads and a real disk --------------------------------------------------------------
 
 

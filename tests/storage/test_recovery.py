@@ -33,6 +33,7 @@ from sofs.core.record import RecordKind
 from sofs.errors import Corrupt, Fenced, FormatRefused, OutcomeUnknown, SofsError
 from sofs.ids import Position
 from sofs.ports.log import Claim, LogWriter
+from sofs.ports.recovery import Known
 from sofs.storage import (
     LogOptions,
     MemorySlotStore,
@@ -276,6 +277,39 @@ def test_a_follower_keeps_its_state_inside_the_lineage_and_reloads_outside(fresh
         inside = await recovery.replay(lineage, after=owner.position)
         assert (inside.image, list(inside.changesets)) == (None, [])
         assert inside.position == owner.position
+
+    run(main())
+
+
+def test_a_follower_that_knows_most_of_the_log_derives_the_same_lineage(fresh) -> None:
+    async def main() -> None:
+        owner = await serving(fresh())
+        named: CheckpointRef | None = None
+        seen: list[tuple[Known, list[bytes]]] = []
+        for index in range(40):
+            await owner.change(b"a%d" % index * 10)
+            if index in (7, 30):
+                named = await owner.checkpoint(f"checkpoints/{index}")
+            seen.append((Known(owner.position, named), list(owner.state)))
+        claim = a_claim(2)
+        assert await owner.fenced.try_claim(claim) is None
+        whole = await StoreRecovery(fresh(), CODEC, "volume").derive_lineage(claim)
+        for known, state in seen:
+            recovery = StoreRecovery(fresh(), CODEC, "volume")
+            assert await recovery.derive_lineage(claim, known=known) == whole
+            replay = await recovery.replay(whole, after=known.position)
+            if replay.image is None:
+                assert state + list(replay.changesets) == owner.state
+            else:
+                assert known.position.sequence < named.position.sequence
+        other = Known(Position(9, 4), None)
+        recovery = StoreRecovery(fresh(), CODEC, "volume")
+        assert await recovery.derive_lineage(claim, known=other) == whole
+        # What was read for a follower that is ahead does not serve one that is behind.
+        assert await recovery.derive_lineage(claim, known=seen[-1][0]) == whole
+        replay = await recovery.replay(whole, after=None)
+        assert replay.image == b"|".join(owner.state[:31])
+        assert list(replay.changesets) == owner.state[31:]
 
     run(main())
 
