@@ -343,6 +343,9 @@ class Flight:
         if not error.definite and op.kind is not Kind.QUERY:
             op.indefinite = True
         if error.retry == "never":
+            handle = op.handle
+            if op.indefinite and handle is not None and handle.lost is not None:
+                error = self._lost_in_flight(op, handle)  # Its answer is gone with the handle.
             self._fail(op, error)
         elif error.retry == "same-call" or error.retry_after_ms:
             self._again_later(op, error)

@@ -55,6 +55,7 @@ from sofs.core.messages import (
 from sofs.errors import (
     AccessDenied,
     DeadlineExceeded,
+    Expired,
     HandleLost,
     NotSupported,
     ObjectNameNotFound,
@@ -218,6 +219,8 @@ class ClientCore:
                 deadline_ms=self.clock.monotonic_ms() + limit_ms,
                 urgent=True,
             )
+        except Expired:
+            return  # An earlier copy of the goodbye arrived: the servers know this client no more.
         except OutcomeUnknown as error:
             raise OutcomeUnknown(
                 "the client is closed, but its goodbye was not answered: its handles may last "

@@ -397,7 +397,7 @@ def test_file_object_behaves_like_a_file_of_the_system(
     run_state_machine_as_test(
         Parity,
         settings=settings(
-            max_examples=60,
+            max_examples=25,
             stateful_step_count=25,
             deadline=None,
             suppress_health_check=list(HealthCheck),

@@ -185,6 +185,8 @@ async def test_only_the_handle_that_is_gone_fails() -> None:
         with pytest.raises(AccessDenied):
             await foreign.pread(1, 0)
         assert share.failovers()[0].handles_lost == 2
+        assert share.facts().handles == 1
+        await gone.close()  # That it is gone was told.
 
 
 async def test_handle_that_the_server_closes_by_force_fails_at_once() -> None:
