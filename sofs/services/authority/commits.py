@@ -18,12 +18,13 @@ died. It decides about windows only: they are merged, since settled operations s
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import Final
 
-from sofs.constants import FILE_BYTES_MAX
+from sofs.constants import FILE_BYTES_MAX, UNSENT_RECORDS_MAX, WINDOW_OPS_MAX
 from sofs.core.extents import pack_extent
 from sofs.core.messages import Commit, FileCommit, TokenMode, Window
 from sofs.core.record import FLAG_DETACHED, DataHeader, DataOp
-from sofs.core.window import OpWindow
+from sofs.core.window import OP_SEQUENCE_MAX, OpWindow
 from sofs.errors import Fenced, ProtocolError, invariant
 from sofs.services.authority.extents import Extents, LiveDelta, pages_of
 from sofs.services.authority.tables import (
@@ -33,6 +34,7 @@ from sofs.services.authority.tables import (
     window_message,
 )
 
+WINDOW_BYTES_MAX: Final = (WINDOW_OPS_MAX + UNSENT_RECORDS_MAX) // 8  # A window's bitmap.
 TailRecord = tuple[DataHeader, int, int, int, Sequence[int]]
 """Header, sequence, segment, payload offset, block sums."""
 
@@ -106,7 +108,8 @@ class Commits(Extents):
     def _commit_window(self, log_id: int, window: Window) -> None:
         """Take over a window: as it is from the node that serves the handle, merged from one that
         served an earlier generation."""
-        if window.handle > INT64_MAX or window.watermark > INT64_MAX:
+        in_range = window.handle <= INT64_MAX and 0 < window.watermark <= OP_SEQUENCE_MAX
+        if not in_range or len(window.bitmap) > WINDOW_BYTES_MAX:
             raise ProtocolError(f"a window of handle {window.handle} is beyond the limits")
         row = self._one(
             f"SELECT generation,log_id,{WINDOW_COLUMNS} FROM handle WHERE handle=?", window.handle

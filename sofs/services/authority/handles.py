@@ -337,7 +337,7 @@ class Handles(Tokens):
             "ON r.client=c.client AND r.op_id=?2 WHERE c.client=?1",
             caller.client, target_op,
         )  # fmt: skip
-        if row is None or target_op < row[0]:
+        if row is None or target_op < max(row[0], caller.acked_below):
             raise Expired(f"operation {target_op} was acknowledged; its answer is gone")
         if target_op >= row[0] + CLIENT_RESULTS_MAX:
             raise InvalidParameter(f"operation {target_op} is too far ahead to exist")

@@ -474,6 +474,8 @@ def _check_open(body: Open) -> Disposition:
         )
     if body.attributes & ~ATTRIBUTES_MASK:
         raise InvalidParameter(f"attributes {body.attributes}; known bits are 1, 2, 4 and 32")
+    if len(body.app_instance) not in (0, ID_BYTES):
+        raise InvalidParameter(f"an application instance has {ID_BYTES} bytes")
     if options & _DELETE_ON_CLOSE and not access & _ACCESS_DELETE:
         raise AccessDenied("delete-on-close needs DELETE access")
     if options & _DELETE_ON_CLOSE and body.attributes & READ_ONLY:

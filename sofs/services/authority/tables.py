@@ -257,7 +257,7 @@ class Tables:
             if isinstance(reply, Failure):
                 raise Abandoned("the operation was settled as never to be executed")
             return reply
-        if op_id < acked:
+        if op_id < max(acked, caller.acked_below):
             raise Expired(f"operation {op_id} was acknowledged by the client; its answer is gone")
         if op_id >= max(acked, caller.acked_below) + CLIENT_RESULTS_MAX:
             raise LimitExceeded(

@@ -34,12 +34,12 @@ _RW: Final = int(TokenMode.DIRECT_RW)
 class Tokens(Commits):
     """Rules of the table ``token``."""
 
-    def acquire_token(self, ino: int, mode: TokenMode, incarnation: bytes) -> Grant:
+    def acquire_token(self, ino: int, mode: int, incarnation: bytes) -> Grant:
         """Give the node a token of ``mode`` with a new generation, or raise Blocked with all that
         must be recalled first. Whatever the node held of this file it no longer holds: it asks only
         when it has nothing unsent of it."""
         node = self._node(incarnation)
-        if mode not in (TokenMode.DIRECT_R, TokenMode.DIRECT_RW):
+        if mode not in (_R, _RW):
             raise InvalidParameter(f"token mode {mode}; ask for 1 (read) or 2 (read and write)")
         inode = self._inode(ino)
         if inode is None:
@@ -47,7 +47,7 @@ class Tokens(Commits):
         if inode.directory:
             raise FileIsADirectory(f"{inode.name!r} has no data to hold a token of")
         others, own = self._holders(ino, node)
-        wanted = max(int(mode), own[0]) if own else int(mode)
+        wanted = max(mode, own[0]) if own else mode
         self._recall(ino, self._conflicting(others, wanted))
         return self._grant(inode, wanted, node)
 

@@ -39,6 +39,7 @@ def test_every_share_mode_is_granted_persistent_and_reclaimed(client: Client, no
         client.disconnect(held)
         result = client.reclaim(held, guid)
         assert (result.code, result.generation, result.info.ino) == ("", 2, held.info.ino)
+        assert result.access == access
 
 
 def test_a_reclaimed_handle_keeps_access_locks_and_share_mode(
@@ -430,6 +431,9 @@ def test_unacknowledged_operations_are_limited(volume: Volume, client: Client) -
         volume.run(lambda s: s.recall_result(far))
     far.acked_below = 2
     assert volume.run(lambda s: s.recall_result(far)) is None
+    far.acked_below = far.op_id + 1  # Nobody has an answer that he asks for.
+    with pytest.raises(Expired):
+        volume.run(lambda s: s.recall_result(far))
 
 
 def test_refusals_leave_no_record(volume: Volume, client: Client, other: Client) -> None:
@@ -555,6 +559,8 @@ def test_a_commit_without_the_token_or_beyond_the_file_is_refused(
         m.FileCommit(ino, token, 4096, NOW, packed[:10]),
         m.FileCommit(ino, token, 4096, NOW, other.node.extent(0)),
         m.FileCommit(ino, token, 4096, NOW, b"", [m.Window(2**63)]),
+        m.FileCommit(ino, token, 4096, NOW, b"", [m.Window(held.handle, 1, 0)]),
+        m.FileCommit(ino, token, 4096, NOW, b"", [m.Window(held.handle, 1, 1, bytes(9999))]),
     ]
     for file in bad:
         with pytest.raises(ProtocolError):

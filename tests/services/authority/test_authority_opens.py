@@ -61,6 +61,7 @@ def test_opens_that_make_no_sense_are_refused(client: Client) -> None:
         (InvalidParameter, "/x", {"attributes": 16}),
         (InvalidParameter, "/x", {"disposition": 9}),
         (InvalidParameter, "/x", {"create_guid": b"short"}),  # type: ignore[dict-item]
+        (InvalidParameter, "/x", {"app_instance": b"short"}),  # type: ignore[dict-item]
         (AccessDenied, "/x", {"options": DELETE_ON_CLOSE}),
         (FileIsADirectory, "/d", {}),
         (FileIsADirectory, "/d", {"options": 2, "disposition": 1}),
