@@ -8,6 +8,7 @@ answer in commits of their own, each acknowledged, so that the answer itself car
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Final
 
 from sofs.core.messages import (
@@ -27,12 +28,12 @@ from sofs.services.channel import Channel
 from sofs.services.node.open_file import RW, Handle
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine
-    from typing import Any
-
     from sofs.services.node.life import Node
 
 GRANT_UNDER_WAY_MS: Final = 50  # A recall may overtake the grant it means by a moment.
+
+
+Work = Callable[[], Awaitable[Message]]
 
 
 class Inbound:
@@ -46,9 +47,9 @@ class Inbound:
         """See ``channel.Handler``."""
         body, call = envelope.body, envelope.call
         if isinstance(body, Recall):
-            self._serve(channel, call, self._recall(body))
+            self._serve(channel, call, lambda: self._recall(body))
         elif isinstance(body, Detach):
-            self._serve(channel, call, self._detach(body))
+            self._serve(channel, call, lambda: self._detach(body))
         elif isinstance(body, LockUpdate):
             self._lock_update(channel, call, body)
         elif isinstance(body, QuerySize):
@@ -56,15 +57,13 @@ class Inbound:
         else:
             raise NotSupported(f"a node has no {type(body).__name__}")
 
-    def _serve(self, channel: Channel, call: int, work: Coroutine[Any, Any, Message]) -> None:
+    def _serve(self, channel: Channel, call: int, work: Work) -> None:
         """Run as a task of the life, not of the stream: a recall that began is finished."""
         self._node.tasks.spawn(self._answer(channel, call, work), "inbound")
 
-    async def _answer(
-        self, channel: Channel, call: int, work: Coroutine[Any, Any, Message]
-    ) -> None:
+    async def _answer(self, channel: Channel, call: int, work: Work) -> None:
         try:
-            reply = await work
+            reply = await work()
         except SofsError as error:
             channel.fail(call, error)
         else:
@@ -129,7 +128,7 @@ class Inbound:
             await self._node.log.durable(last)
             return Done()
 
-        self._serve(channel, call, in_force())
+        self._serve(channel, call, in_force)
 
     def _size(self, body: QuerySize) -> SizeReply:
         file = self._table.files.get(body.ino)

@@ -77,7 +77,8 @@ if TYPE_CHECKING:
     from sofs.services.node.life import Node
 
 READ_FILE_ROUNDS_MAX: Final = 16
-Work = Coroutine[Any, Any, Message] | Coroutine[Any, Any, tuple[Message, Buffer]]
+Reply = Message | tuple[Message, Buffer]
+Work = Callable[[], Coroutine[Any, Any, Reply]]
 _PLAIN: Final = (Mkdir, Rmdir, Unlink, Rename, ReadDir, SetInfo, Abandon)
 
 
@@ -89,7 +90,9 @@ class Metadata:
         self._link = node.link
         self._table = node.table
         self._commits = node.commits
-        self._handlers: dict[type[Message], Callable[[Session, Any, Buffer], Work]] = {
+        self._handlers: dict[
+            type[Message], Callable[[Session, Any, Buffer], Coroutine[Any, Any, Reply]]
+        ] = {
             Open: self._open,
             Reclaim: self._reclaim,
             Lock: self._lock,
@@ -126,11 +129,11 @@ class Metadata:
         handler = self._handlers.get(type(body))
         if handler is None:
             raise NotSupported(f"the file service has no {type(body).__name__}")
-        return handler(session, body, data)
+        return lambda: handler(session, body, data)
 
     async def _run(self, session: Session, call: int, work: Work) -> None:
         try:
-            reply = await work
+            reply = await work()
         except SofsError as error:
             session.refuse(call, error)
         else:
@@ -183,11 +186,11 @@ class Metadata:
         body.release_token = 0
         if handle is None or handle.generation != body.generation:
             # A copy of a close that was answered, or of an older life: the authority knows.
-            return self._forward(session, body, b"")
+            return lambda: self._forward(session, body, b"")
         if handle.leaving:
             raise leaving(handle)
         handle.leaving = FileClosed.code
-        return self._close(body, handle)
+        return lambda: self._close(body, handle)
 
     async def _close(self, body: Close, handle: Handle) -> Message:
         file = handle.file
@@ -342,7 +345,7 @@ class Metadata:
             await handle.quiet()
             return Done()
 
-        self._node.tasks.spawn(self._run(session, call, flushed()), "flush")
+        self._node.tasks.spawn(self._run(session, call, flushed), "flush")
 
     # Information
     # ---------------------------------------------------------------------------------

@@ -22,9 +22,9 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Coroutine
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 from sofs.core.extent_map import ExtentMap
 from sofs.core.messages import HeldLock, TokenMode
@@ -41,10 +41,10 @@ RW: Final = int(TokenMode.DIRECT_RW)
 
 @dataclass(slots=True)
 class Need:
-    """What an operation must wait for before it is attempted again. ``remote``: the authority
-    provides it, so it cannot be had while a recall is answered."""
+    """What an operation must wait for before it is attempted again: call ``wait`` and await it.
+    ``remote``: the authority provides it, so it cannot be had while a recall is answered."""
 
-    wait: Coroutine[Any, Any, None]
+    wait: Callable[[], Awaitable[None]]
     remote: bool
 
 
@@ -266,9 +266,7 @@ class OpenFile:
         if need is None:
             return
         self._waiting.append(operation)
-        if self._pumping:
-            need.wait.close()  # It passed in vain; the pump comes to it.
-        else:
+        if not self._pumping:  # Else it passed in vain; the pump comes to it.
             self._start(need)
 
     def _start(self, need: Need | None) -> None:
@@ -307,14 +305,13 @@ class OpenFile:
         """Wait for what the head of the queue needs; its error is the head's."""
         if need.remote and self._recall is not None:
             # The authority waits for our answer to its recall first: the rest comes after it.
-            need.wait.close()
             self._recall.allowance = 0
             self._wake_idle()
             return
         head = self._waiting[0]
         self._remote = need.remote
         try:
-            await need.wait
+            await need.wait()
         except SofsError as error:
             if self._waiting and self._waiting[0] is head:  # Else it was swept meanwhile.
                 self._pop()

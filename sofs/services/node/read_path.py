@@ -250,14 +250,14 @@ class ReadOp:
         file = handle.file
         self._check()
         if not file.mode:
-            return Need(self._acquire(_R), remote=True)
+            return Need(lambda: self._acquire(_R), remote=True)
         offset, size = body.offset, file.size
         length = min(body.length, size - offset) if offset < size else 0
         if file.locks:
             lock = io_conflict(file.locks, handle.number, offset, body.length, False)
             if lock is not None:
                 if self._asked != file.generation:
-                    return Need(self._acquire(file.mode), remote=True)
+                    return Need(lambda: self._acquire(file.mode), remote=True)
                 raise FileLockConflict(
                     f"bytes {lock.offset} to {lock.offset + lock.length} are locked by handle "
                     f"{lock.handle}"
@@ -268,7 +268,7 @@ class ReadOp:
         first, end = offset >> _SHIFT, (offset + length - 1 >> _SHIFT) + 1
         missing = file.map.missing(first, end)
         if missing is not None:
-            return Need(self._paths.table.fetch(file, missing), remote=True)
+            return Need(lambda: self._paths.table.fetch(file, missing), remote=True)
         paths = self._paths
         if end - first == 1:
             place = file.map.page(first)

@@ -53,15 +53,15 @@ class TruncateOp:
         if handle.generation != self._body.generation:
             raise StaleGeneration(f"handle {handle.number} was reclaimed")
         if file.mode != RW:
-            return Need(node.table.acquire(file, RW), remote=True)
+            return Need(lambda: node.table.acquire(file, RW), remote=True)
         if file.pending:
-            return Need(file.landed(), remote=False)
+            return Need(file.landed, remote=False)
         if file.last_sequence > node.commits.applied_sequence:
-            return Need(node.table.settle(file), remote=True)
+            return Need(lambda: node.table.settle(file), remote=True)
         page = self._body.size // BLOCK_BYTES
-        if self._shrinks_into_page() and file.map.missing(page, page + 1) is not None:
-            start = file.map.missing(page, page + 1)
-            return Need(node.table.fetch(file, start or 0), remote=True)
+        missing = file.map.missing(page, page + 1) if self._shrinks_into_page() else None
+        if missing is not None:
+            return Need(lambda: node.table.fetch(file, missing), remote=True)
         file.hold()
         node.tasks.spawn(self._run(), "truncate")
         return None

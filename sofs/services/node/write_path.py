@@ -195,7 +195,7 @@ class WriteOp:
         if file.mode != RW or window is None:
             if file.mode == RW and self._asked == file.generation:
                 raise StaleGeneration(f"handle {handle.number} is not connected through this node")
-            return Need(self._acquire(), remote=True)
+            return Need(self._acquire, remote=True)
         op_sequence = body.op_sequence
         if body.acked_below > handle.acked:
             handle.acked = body.acked_below
@@ -218,12 +218,12 @@ class WriteOp:
             self._reply(offset)
             return None
         if paths.full():
-            return Need(paths.commits.room(), remote=True)
+            return Need(paths.commits.room, remote=True)
         payload = self._compose(offset, length)
         if isinstance(payload, Need):
             return payload
         if not finished(paths.log.room(length + 2 * BLOCK_BYTES)):
-            return Need(paths.log.room(length + 2 * BLOCK_BYTES), remote=False)
+            return Need(lambda: paths.log.room(length + 2 * BLOCK_BYTES), remote=False)
         self._append(offset, length, payload)
         return None
 
@@ -244,7 +244,7 @@ class WriteOp:
         if lock is None:
             return None
         if self._asked != file.generation:
-            return Need(self._acquire(), remote=True)
+            return Need(self._acquire, remote=True)
         raise FileLockConflict(
             f"bytes {lock.offset} to {lock.offset + lock.length} are locked by handle {lock.handle}"
         )
@@ -301,7 +301,7 @@ class WriteOp:
                 return under_way
         missing = file.map.missing(page, page + 1)
         if missing is not None:
-            return Need(self._paths.table.fetch(file, missing), remote=True)
+            return Need(lambda: self._paths.table.fetch(file, missing), remote=True)
         place = file.map.page(page)
         if place is None:
             return ZERO_BLOCK
@@ -309,7 +309,9 @@ class WriteOp:
         if fetched is not None and page in fetched and reads.is_page(place, fetched[page]):
             return fetched[page]
         cached = reads.cached_page(place)
-        return cached if cached is not None else Need(self._read_page(page, place), remote=False)
+        if cached is not None:
+            return cached
+        return Need(lambda: self._read_page(page, place), remote=False)
 
     async def _read_page(self, page: int, place: PagePlace) -> None:
         """Read a page from the device for this operation."""
@@ -472,7 +474,7 @@ class AbandonOp:
         if file.mode != RW or handle.window is None:
             if file.mode == RW and self._asked == file.generation:
                 raise StaleGeneration(f"handle {handle.number} is not connected through this node")
-            return Need(self._acquire(), remote=True)
+            return Need(self._acquire, remote=True)
         flight = handle.in_flight.get(body.op_sequence)
         if flight is not None:
             flight.attach(self._session, self._call, True)
@@ -490,9 +492,9 @@ class AbandonOp:
         elif isinstance(verdict, BeyondWindow):
             raise _beyond(verdict)
         elif paths.full():
-            return Need(paths.commits.room(), remote=True)
+            return Need(paths.commits.room, remote=True)
         elif not finished(paths.log.room(0)):
-            return Need(paths.log.room(BLOCK_BYTES), remote=False)
+            return Need(lambda: paths.log.room(BLOCK_BYTES), remote=False)
         else:
             self._append()
         return None
