@@ -269,6 +269,24 @@ class ReadOnlyBackend(SofsError, OSError, code="READ_ONLY"):
     """The backend folder is read-only. Mount it writable or fix its permissions."""
 
 
+# Witness
+# -------------------------------------------------------------------------------------------
+
+
+class RevisionMismatch(SofsError, code="REVISION_MISMATCH"):
+    """The registration names a version of the witness protocol that this server does not speak.
+    Register with the version that the message names."""
+
+
+class InvalidState(SofsError, code="INVALID_STATE"):
+    """This witness cannot watch that for you: it does not know the share or the address, is on the
+    same host, or does not reach it. Choose another witness."""
+
+
+class NotFound(SofsError, code="NOT_FOUND"):
+    """The registration does not exist (any more). Register again."""
+
+
 # Protocol
 # ------------------------------------------------------------------------------------------
 

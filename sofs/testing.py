@@ -85,13 +85,13 @@ class LocalCluster:
         self._supervisor: threading.Thread | None = None
         hosts = [f"127.0.0.{11 + i}" for i in range(nodes)]
         addresses = [f"{host}:{self.port}" for host in hosts]
+        self._witnesses = [f"{host}:{self.port + 1}" for host in hosts] if witness else []
         self._add("coordinator", "coordinator", "127.0.0.1:0", addresses)
         self._add("resume-key", "resume-key", "127.0.0.1:0", addresses)
         for i, address in enumerate(addresses):
             self._add(f"node-{i + 1}", "node", address, addresses)
-        if witness:
-            for i, host in enumerate(hosts):
-                self._add(f"witness-{i + 1}", "witness", f"{host}:{self.port + 1}", addresses)
+        for i, address in enumerate(self._witnesses):
+            self._add(f"witness-{i + 1}", "witness", address, addresses)
 
     def _add(self, name: str, role: str, address: str, access_point: list[str]) -> None:
         self.parts[name] = Part(
@@ -103,6 +103,7 @@ class LocalCluster:
                 credential=self.credential,
                 run_dir=str(self.run_dir),
                 access_point=access_point,
+                witnesses=self._witnesses,
                 die_with_parent=True,
             )
         )

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol, cast
 
+from sofs.core.witness import configured_interfaces
 from sofs.errors import BadNetworkName, FormatRefused, InvalidParameter
 from sofs.ports.log import FencedStore
 from sofs.ports.store import Store
@@ -28,6 +29,7 @@ from sofs.services.authority.schema import SCHEMA
 from sofs.services.authority.service import AuthorityPart
 from sofs.services.node.life import NodeConfig
 from sofs.services.node.part import NodePart
+from sofs.services.witness.part import WitnessConfig, WitnessPart
 from sofs.storage import (
     ApswState,
     ProtobufEntries,
@@ -44,7 +46,8 @@ from sofs.storage import (
 @dataclass(slots=True)
 class PartConfig:
     """What a process must know to be a part; plain data, written as JSON. Addresses are
-    ``host:port``; ``access_point`` lists those of all nodes."""
+    ``host:port``; ``access_point`` lists those of all nodes, ``witnesses`` those of all
+    witnesses: each watches the nodes of the other hosts."""
 
     role: str
     name: str
@@ -96,6 +99,8 @@ async def start_part(config: PartConfig, on_fatal: Callable[[BaseException], Non
         return await _start_authority(config, world, on_fatal)
     if config.role == "node":
         return await _start_node(config, world, on_fatal)
+    if config.role == "witness":
+        return await _start_witness(config, world, on_fatal)
     raise InvalidParameter(f"there is no part {config.role!r}")
 
 
@@ -114,6 +119,29 @@ async def _start_node(
             volume=volume,
             run_id=bytes.fromhex(config.run_id),
             addresses=lambda: config.access_point,
+            interfaces=lambda: configured_interfaces(
+                config.access_point, config.witnesses, config.address
+            ),
+        ),
+        on_exit=on_fatal,
+    )
+    await part.start(config.address)
+    return part
+
+
+async def _start_witness(
+    config: PartConfig, world: World, on_fatal: Callable[[BaseException], None]
+) -> RunningPart:
+    part = WitnessPart(
+        clock=world.clock,
+        entropy=world.entropy,
+        transport=world.transport,
+        config=WitnessConfig(
+            name=config.name,
+            address=config.address,
+            nodes=config.access_point,
+            witnesses=config.witnesses,
+            share=config.volume,
         ),
         on_exit=on_fatal,
     )

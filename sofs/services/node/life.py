@@ -15,7 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
-from sofs.core.messages import LogInfo, PartStateReply, RegisterNodeReply
+from sofs.core.messages import Interface, LogInfo, PartStateReply, RegisterNodeReply
 from sofs.errors import (
     Fenced,
     InvariantViolation,
@@ -55,6 +55,7 @@ class NodeConfig:
     volume: bytes = b""
     run_id: bytes = b""
     addresses: Callable[[], list[str]] = list
+    interfaces: Callable[[], list[Interface]] = list  # Where its clients find a witness.
     report_corrupt: Callable[[int, int, str], None] | None = None
 
 

@@ -34,8 +34,10 @@ from sofs.core.messages import (
     Disconnected,
     Done,
     EndClient,
+    GetInterfaceList,
     HeldLock,
     InfoReply,
+    InterfaceList,
     Lock,
     Message,
     Mkdir,
@@ -101,6 +103,7 @@ class Metadata:
             WriteFile: self._write_file,
             ReadFile: self._read_file,
             EndClient: self._end_client,
+            GetInterfaceList: self._interfaces,
         }
         for kind in _PLAIN:
             self._handlers[kind] = self._forward
@@ -349,6 +352,9 @@ class Metadata:
 
     # Information
     # ---------------------------------------------------------------------------------
+
+    async def _interfaces(self, session: Session, body: GetInterfaceList, data: Buffer) -> Message:
+        return InterfaceList(self._node.config.interfaces())
 
     async def _stat(self, session: Session, body: Stat, data: Buffer) -> Message:
         reply = await self._link.call(lambda: body)

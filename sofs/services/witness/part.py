@@ -1,0 +1,356 @@
+"""The witness part of a process: standing streams to the other nodes, and clients who wait to hear
+of them.
+
+Theory of operation. One task a node keeps a stream to it and redials when it ended; one *beat* for
+all, each HEARTBEAT_MS, pings every stream and lets ``core/witness.py`` judge what was heard. A
+reset stream wakes the task of its node at once, so that a killed process is known as gone within a
+round trip: its stream was reset, and the redial is refused. A frozen one keeps its stream; it is
+known by its silence, and when it speaks again nothing has to be redialled.
+
+What may fail. This process dies: its clients' streams end and they register elsewhere. It stalls: a
+gap in its own beat gives every node its limit anew. It is cut off: it refuses registrations for
+nodes that it does not reach. In no case does its word free, seal or claim anything.
+
+A registration belongs to the stream that made it and ends with it. Tables have limits
+(``core/witness.py``); what waits for an answer besides is bounded by LIST_WAITERS_MAX.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Final
+
+from sofs.constants import HEARTBEAT_MS, PROTOCOL_VERSION, RECONNECT_BACKOFF_MS
+from sofs.core.messages import (
+    AsyncNotify,
+    Done,
+    GetInterfaceList,
+    Hello,
+    HelloReply,
+    InterfaceList,
+    Message,
+    PartState,
+    PartStateReply,
+    RegisterWitness,
+    RegisterWitnessReply,
+    UnregisterWitness,
+)
+from sofs.core.witness import (
+    OWN_STALL_MS,
+    UNAVAILABLE,
+    Answer,
+    NodeView,
+    WitnessRegistry,
+    pair,
+)
+from sofs.errors import LimitExceeded, NotSupported, SofsError, Unavailable
+from sofs.ids import ID_BYTES, Incarnation, short
+from sofs.ports.runtime import Clock, Entropy
+from sofs.ports.stream import Envelope, Listener, Stream, Transport
+from sofs.services.channel import Channel, check_hello, open_channel
+from sofs.services.tasks import Tasks
+
+log = logging.getLogger("sofs.witness")
+
+WITNESS_SERVICE: Final = "witness"
+WATCH_SERVICE: Final = "cluster"  # Whatever is not "file": a node greets and answers pings.
+DIAL_MS: Final = 1_000  # One try to reach a node.
+REDIAL_MS_MAX: Final = 500  # Between tries, doubling up to this.
+REGISTER_WAIT_MS: Final = 1_000  # For a node that may be about to be seen again.
+EXPIRE_EACH_MS: Final = 1_000
+LIST_WAITERS_MAX: Final = 4_096
+
+Asker = tuple[Channel, int]
+
+
+@dataclass(frozen=True, slots=True)
+class WitnessConfig:
+    """What a witness is told. ``address``: its own, as ``witnesses`` lists it. ``nodes``,
+    ``witnesses``: all of the access point, ``host:port`` each; those on one host belong together.
+    ``share``: what the nodes serve. ``net_name``: of the cluster, "" if it has none."""
+
+    name: str
+    address: str
+    nodes: list[str] = field(default_factory=list)
+    witnesses: list[str] = field(default_factory=list)
+    share: str = ""
+    net_name: str = ""
+
+
+@dataclass(slots=True)
+class Watched:
+    """One node that is watched."""
+
+    view: NodeView
+    channel: Channel | None = None
+    name: str = ""
+
+
+class WitnessPart:
+    """See the module. ``accept`` may be given to a listener that the process shares with other
+    parts; ``start`` makes one of its own otherwise."""
+
+    def __init__(
+        self,
+        *,
+        clock: Clock,
+        entropy: Entropy,
+        transport: Transport,
+        config: WitnessConfig,
+        on_exit: Callable[[BaseException], None],
+    ) -> None:
+        self._clock = clock
+        self._entropy = entropy
+        self._transport = transport
+        self._config = config
+        self._on_exit = on_exit
+        self._tasks = Tasks(f"witness {config.name}", on_exit)
+        self._listener: Listener | None = None
+        self._channels: dict[Channel, None] = {}
+        self._list_waiters: list[Asker] = []
+        self._change: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.incarnation = Incarnation(entropy.token(ID_BYTES))
+        self.endpoint = ""
+        self.stalls = 0
+        places = pair(config.nodes, config.witnesses)
+        own = next((p.node for p in places if p.witness == config.address), "")
+        self.registry: WitnessRegistry[Asker] = WitnessRegistry(
+            places, own_node=own, share=config.share, net_name=config.net_name
+        )
+        now = clock.monotonic_ms()
+        self.watched = {node: Watched(NodeView(now)) for node in self.registry.watched()}
+
+    @property
+    def address(self) -> str:
+        """Where this part listens."""
+        return self.endpoint
+
+    # Life
+    # ------------------------------------------------------------------------------------------
+
+    async def start(self, address: str, *, listener: Listener | None = None) -> None:
+        """Listen at ``address`` (or use ``listener``, whose accept calls ours) and watch."""
+        if listener is None:
+            self._listener = listener = await self._transport.listen(address, self.accept)
+        self.endpoint = listener.address
+        if address != self.endpoint:
+            log.warning("the witness was to listen at %s: clients will not find it", address)
+        for node in self.watched:
+            self._tasks.spawn(self._keep_stream(node), f"watch-{node}")
+        self._tasks.spawn(self._beat(), "beat")
+
+    async def close(self) -> None:
+        """End all streams, stop listening, and wait until nothing runs any more."""
+        await self._tasks.close()
+        for channel in list(self._channels):
+            await channel.close()
+        if self._listener is not None:
+            await self._listener.close()
+
+    # Watching
+    # --------------------------------------------------------------------------------------
+
+    async def _keep_stream(self, node: str) -> None:
+        """Hold a stream to ``node`` for ever, and say so when it is reset and refused."""
+        watched = self.watched[node]
+        pause_ms = RECONNECT_BACKOFF_MS
+        while True:
+            try:
+                channel = await self._dial(node)
+            except SofsError as error:
+                if getattr(error, "refused", False):
+                    self._announce(node, watched.view.refused())
+                await self._clock.sleep_ms(pause_ms)
+                pause_ms = min(2 * pause_ms, REDIAL_MS_MAX)
+                continue
+            pause_ms = RECONNECT_BACKOFF_MS
+            try:
+                greeting = channel.remote
+                assert isinstance(greeting, HelloReply)
+                watched.channel, watched.name = channel, greeting.node
+                now = self._clock.monotonic_ms()
+                self._announce(node, watched.view.connected(now, greeting.incarnation))
+                await channel.ended
+            finally:
+                watched.channel = None
+                await channel.close()
+
+    async def _dial(self, node: str) -> Channel:
+        return await open_channel(
+            self._transport,
+            self._clock,
+            node,
+            WATCH_SERVICE,
+            Hello(sender=self.incarnation),
+            _refuse_requests,
+            name=f"witness-watch {node}",
+            on_crash=self._on_exit,
+            timeout_ms=DIAL_MS,
+        )
+
+    async def _beat(self) -> None:
+        last = expired = self._clock.monotonic_ms()
+        while True:
+            for watched in self.watched.values():
+                if watched.channel is not None:
+                    watched.channel.begin_ping()
+            await self._clock.sleep_ms(HEARTBEAT_MS)
+            now = self._clock.monotonic_ms()
+            if now - last > OWN_STALL_MS:
+                self.stalls += 1
+                for watched in self.watched.values():
+                    watched.view.stalled(now)
+            last = now
+            for node, watched in self.watched.items():
+                heard = watched.channel.last_heard_ms if watched.channel is not None else 0
+                self._announce(node, watched.view.beat(now, heard))
+            if now - expired >= EXPIRE_EACH_MS:
+                expired = now
+                self._send(self.registry.expire(now))
+
+    def _announce(self, node: str, states: list[int]) -> None:
+        """Tell whom it concerns what ``node`` turned into."""
+        name = self.watched[node].name
+        for state in states:
+            log.info("node %s at %s: %s", name, node, "gone" if state == UNAVAILABLE else "here")
+            self._send(self.registry.turned(self._clock.monotonic_ms(), node, state, name))
+        if not states:
+            return
+        self._change.set_result(None)
+        self._change = asyncio.get_running_loop().create_future()
+        if self._list_waiters and self.registry.has_candidate():
+            waiters, self._list_waiters = self._list_waiters, []
+            for channel, call in waiters:
+                channel.reply(call, InterfaceList(self.registry.interfaces()))
+
+    def _send(self, answers: list[Answer[Asker]]) -> None:
+        for (channel, call), answer in answers:
+            if isinstance(answer, SofsError):
+                channel.fail(call, answer)
+            else:
+                channel.reply(call, answer)
+
+    # Clients
+    # ---------------------------------------------------------------------------------------
+
+    async def accept(self, service: str, stream: Stream) -> None:
+        """Serve one stream: clients of service ``witness``; any other service only answers who we
+        are and that we live."""
+        handler = self._on_request if service == WITNESS_SERVICE else self._on_other
+        channel = Channel(
+            stream,
+            self._clock,
+            handler,
+            name=f"{service} {stream.peer}",
+            on_crash=self._on_exit,
+        )
+        self._channels[channel] = None
+        channel.start()
+        try:
+            await channel.ended
+        finally:
+            self._channels.pop(channel, None)
+            self.registry.owner_gone(channel)
+            self._list_waiters = [w for w in self._list_waiters if w[0] is not channel]
+            await channel.close()
+
+    def _on_other(self, channel: Channel, envelope: Envelope) -> None:
+        if channel.remote is None:
+            channel.remote = check_hello(envelope, self.incarnation)
+            channel.reply(
+                envelope.call,
+                HelloReply(PROTOCOL_VERSION, self.incarnation, self._config.name),
+            )
+        elif isinstance(envelope.body, PartState):
+            channel.reply(envelope.call, self.describe())
+        else:
+            raise NotSupported(f"a witness has no {type(envelope.body).__name__} here")
+
+    def _on_request(self, channel: Channel, envelope: Envelope) -> None:
+        body, call = envelope.body, envelope.call
+        now = self._clock.monotonic_ms()
+        if channel.remote is None:
+            self._on_other(channel, envelope)
+        elif isinstance(body, AsyncNotify):
+            self._send(self.registry.ask(now, channel, body.context, (channel, call)))
+        elif isinstance(body, RegisterWitness):
+            self.registry.check(body)
+            channel.serve(call, self._register(channel, body))
+        elif isinstance(body, UnregisterWitness):
+            self._send(self.registry.unregister(channel, body.context))
+            channel.reply(call, Done())
+        elif isinstance(body, GetInterfaceList):
+            self._list(channel, call)
+        else:
+            self._on_other(channel, envelope)
+
+    def _list(self, channel: Channel, call: int) -> None:
+        if self.registry.has_candidate():
+            channel.reply(call, InterfaceList(self.registry.interfaces()))
+        elif len(self._list_waiters) >= LIST_WAITERS_MAX:
+            raise LimitExceeded(
+                f"{LIST_WAITERS_MAX} clients wait for an interface list", retry_after_ms=1000
+            )
+        else:
+            self._list_waiters.append((channel, call))
+
+    async def _register(self, channel: Channel, body: RegisterWitness) -> Message:
+        """Register, after a short wait for a node that is not seen now: it may have just come back,
+        and the client found it first."""
+        timer = asyncio.ensure_future(self._clock.sleep_ms(REGISTER_WAIT_MS))
+        try:
+            while self.registry.state(body.address) == UNAVAILABLE and not timer.done():
+                await asyncio.wait((timer, self._change), return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            timer.cancel()
+        if not channel.alive:
+            raise Unavailable("the stream ended")
+        context = self._entropy.token(ID_BYTES)
+        self.registry.register(self._clock.monotonic_ms(), channel, context, body)
+        return RegisterWitnessReply(context)
+
+    # Administrators
+    # ---------------------------------------------------------------------------------
+
+    def move_client(self, client_name: str, destination: str) -> int:
+        """Ask a client to move to the node at ``destination``; returns how many of its
+        registrations were told (0: it is there already). Raises NotFound, InvalidParameter."""
+        now = self._clock.monotonic_ms()
+        told, answers = self.registry.move_client(now, client_name, destination)
+        self._send(answers)
+        return told
+
+    def move_share(self, share: str, destination: str) -> int:
+        """Ask all who registered for ``share`` by name to move. Raises InvalidParameter."""
+        now = self._clock.monotonic_ms()
+        told, answers = self.registry.move_share(now, share, destination)
+        self._send(answers)
+        return told
+
+    def describe(self) -> PartStateReply:
+        """The state of the part, for people and tests."""
+        words = {0: "unknown", 1: "available", UNAVAILABLE: "unavailable"}
+        facts = [
+            f"registrations={len(self.registry)}",
+            f"own_stalls={self.stalls}",
+            *(
+                f"node {node}={words[w.view.state]} name={w.name or '?'} "
+                f"incarnation={short(w.view.incarnation) or '?'} silence_ms={w.view.limit_ms} "
+                f"mistakes={w.view.mistakes}"
+                for node, w in self.watched.items()
+            ),
+            *(
+                f"client {r.client_name}=watches {r.address} share={r.share_name or '*'} "
+                f"{'listening' if r.asker is not None else 'away'} sent={r.sent} "
+                f"queued={len(r.queue)}"
+                for r in self.registry.registrations()[:256]
+            ),
+        ]
+        return PartStateReply("witness", self._config.name, self.incarnation, "serving", facts)
+
+
+def _refuse_requests(channel: Channel, envelope: Envelope) -> None:
+    raise NotSupported(f"a watching witness takes no {type(envelope.body).__name__}")
