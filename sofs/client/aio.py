@@ -15,6 +15,7 @@ from collections.abc import AsyncGenerator, Callable, Generator
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
+from sofs.client import limits
 from sofs.client.dialing import Resolver
 from sofs.client.facts import ClusterFacts, FailoverRecord
 from sofs.client.file import AsyncFile, info_of
@@ -63,6 +64,7 @@ from sofs.errors import (
     LimitExceeded,
     NotADirectory,
     ObjectNameNotFound,
+    SofsError,
 )
 from sofs.ids import ID_BYTES
 from sofs.ports.runtime import Clock, Entropy
@@ -98,7 +100,13 @@ class AsyncShare:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        await self.close()
+        if error is None:
+            await self.close()
+            return
+        try:
+            await self.close(timeout_ms=limits.GOODBYE_MS_MAX)
+        except SofsError as second:
+            error.add_note(f"closing the share failed too: {second}")
 
     async def close(self, *, timeout_ms: int | None = None) -> None:
         """Close all handles at the servers and end; see ``ClientCore.close``."""
@@ -131,6 +139,7 @@ class AsyncShare:
         *,
         share: Share = Share.ALL,
         delete_on_close: bool = False,
+        deletable: bool = False,
         app_instance: bytes = b"",
         timeout_ms: int = 0,
         attributes: int = 0,
@@ -138,9 +147,10 @@ class AsyncShare:
     ) -> AsyncFile:
         """Open a file with a persistent handle.
 
-        ``share``: what others may do meanwhile (Share.NONE: nothing). ``app_instance``: 16 bytes; a
-        newer open of the same instance closes an older one. ``timeout_ms``: how long the handle
-        outlives its client (0: the server's default). Raises ObjectNameNotFound,
+        ``share``: what others may do meanwhile (Share.NONE: nothing). ``deletable``: ask for DELETE
+        access, so that ``set_info(delete_on_close=True)`` may come later. ``app_instance``: 16
+        bytes; a newer open of the same instance closes an older one. ``timeout_ms``: how long the
+        handle outlives its client (0: the server's default). Raises ObjectNameNotFound,
         ObjectNameCollision ("x"), SharingViolation, DeletePending, AccessDenied, ...
         """
         parsed = parse_mode(mode)
@@ -151,7 +161,7 @@ class AsyncShare:
         body = Open(
             caller=self._flight.caller(),
             path=clean_path(path),
-            access=int(parsed.access | (Access.DELETE if delete_on_close else 0)),
+            access=int(parsed.access | (Access.DELETE if delete_on_close or deletable else 0)),
             share=int(share),
             disposition=int(parsed.disposition),
             options=int(OpenOptions.DELETE_ON_CLOSE if delete_on_close else OpenOptions.NONE),
@@ -381,7 +391,7 @@ class Connecting:
         traceback: TracebackType | None,
     ) -> None:
         assert self._share is not None
-        await self._share.close()
+        await self._share.__aexit__(kind, error, traceback)
 
 
 def connect(

@@ -97,7 +97,13 @@ class AsyncFile:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        await self.close()
+        if error is None:
+            await self.close()
+            return
+        try:
+            await self.close(deadline_ms=limits.GOODBYE_MS_MAX)
+        except SofsError as second:
+            error.add_note(f"closing the file failed too: {second}")
 
     # Operations as objects; the blocking API submits the same ones from its threads.
 
@@ -460,10 +466,19 @@ class AsyncFile:
 
     async def unlock(self, offset: int, length: int, *, deadline_ms: int | None = None) -> None:
         """Unlock exactly one locked range; RangeNotLocked otherwise. Earlier writes land first."""
+        await self.unlock_ranges([LockRange(offset, length)], deadline_ms=deadline_ms)
+
+    async def unlock_ranges(
+        self, ranges: Sequence[LockRange], *, deadline_ms: int | None = None
+    ) -> None:
+        """Unlock locked ranges, all or (RangeNotLocked) none; of two stacked locks on one range the
+        exclusive one goes."""
         self.check()
-        check_range(offset, length, "unlock")
-        ranges = [LockRange(offset, length)]
-        body = Unlock(caller=self._flight.caller(), handle=self.remote.handle, ranges=ranges)
+        if not 0 < len(ranges) <= LOCK_RANGES_MAX:
+            raise InvalidParameter(f"unlock 1 to {LOCK_RANGES_MAX} ranges at once")
+        for each in ranges:
+            check_range(each.offset, each.length, "unlock")
+        body = Unlock(caller=self._flight.caller(), handle=self.remote.handle, ranges=list(ranges))
         await self._call(body, Done, Kind.METADATA, deadline_ms, span=_hull(ranges))
 
     async def close(self, *, deadline_ms: int | None = None) -> None:

@@ -28,6 +28,7 @@ RETRY_MS: Final = 5  # First pause of "same-call"; doubles up to:
 RETRY_MS_MAX: Final = 200
 SESSION_RETRY_MS: Final = 50  # An operation that a second session refused too; doubles up to:
 SESSION_RETRY_MS_MAX: Final = 1000
+GOODBYE_MS_MAX: Final = 2000  # Closing in the wake of another error does not wait for longer.
 LOCK_WAIT_MS: Final = 2000  # A waiting lock asks anew this often, so that its op id is not held.
 
 # Sessions.

@@ -69,6 +69,15 @@ class File(io.RawIOBase):
         """The persistent handle's number, for people."""
         return self._file.remote.handle
 
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if not self.closed:
+            self._loop.run(self._file.__aexit__(kind, error, traceback))
+
     # Positional data
 
     def pread(self, size: int, offset: int, *, deadline_ms: int | None = None) -> bytes:
@@ -256,6 +265,10 @@ class File(io.RawIOBase):
         """Unlock exactly one locked range; RangeNotLocked otherwise."""
         self._loop.run(self._file.unlock(offset, length, deadline_ms=deadline_ms))
 
+    def unlock_ranges(self, ranges: Sequence[LockRange], *, deadline_ms: int | None = None) -> None:
+        """Unlock exactly these locked ranges, all or (RangeNotLocked) none."""
+        self._loop.run(self._file.unlock_ranges(ranges, deadline_ms=deadline_ms))
+
     def stat(self, *, deadline_ms: int | None = None) -> FileInfo:
         return self._loop.run(self._file.stat(deadline_ms=deadline_ms))
 
@@ -299,7 +312,7 @@ class Share:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self.close()
+        self._loop.run(self._share.__aexit__(kind, error, traceback))
 
     @property
     def name(self) -> str:
@@ -343,6 +356,7 @@ class Share:
         *,
         share: ShareMode = ShareMode.ALL,
         delete_on_close: bool = False,
+        deletable: bool = False,
         app_instance: bytes = b"",
         timeout_ms: int = 0,
         attributes: int = 0,
@@ -355,6 +369,7 @@ class Share:
                 mode,
                 share=share,
                 delete_on_close=delete_on_close,
+                deletable=deletable,
                 app_instance=app_instance,
                 timeout_ms=timeout_ms,
                 attributes=attributes,
