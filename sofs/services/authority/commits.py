@@ -40,14 +40,16 @@ TailRecord = tuple[DataHeader, int, int, int, Sequence[int]]
 
 
 class _TailFile:
-    """What a tail did to one file."""
+    """What a tail did to one file. ``extents``: packed, by pages; a newer run of exactly the same
+    pages takes the older one's place at the end, so that each is entered once."""
 
-    __slots__ = ("mode", "modified", "size", "token_generation")
+    __slots__ = ("extents", "mode", "modified", "size", "token_generation")
 
     def __init__(self, size: int, modified: int, mode: int, token_generation: int) -> None:
         self.size = size
         self.modified = modified
         self.mode = mode
+        self.extents: dict[int, bytes] = {}
         self.token_generation = token_generation
 
 
@@ -148,14 +150,19 @@ class Commits(Extents):
                 if file.mode != TokenMode.DIRECT_RW:
                     continue
                 if sums:
-                    packed = pack_extent(header.first_page, log_id, segment, sequence, offset, sums)
+                    page = header.first_page
                     file.size = max(file.size, header.resulting_offset + header.length)
                     file.modified = header.mtime_ns
-                    self._put_extents(header.file, packed, log_id, pages_of(file.size), live)
+                    file.extents.pop(page << 10 | len(sums), None)
+                    file.extents[page << 10 | len(sums)] = pack_extent(
+                        page, log_id, segment, sequence, offset, sums
+                    )
             n_applied += 1
             self._tail_window(windows, header)
         for ino, file in files.items():
-            if file is not None:
+            if file is not None and file.extents:
+                packed = b"".join(file.extents.values())
+                self._put_extents(ino, packed, log_id, pages_of(file.size), live)
                 self._run(
                     "UPDATE inode SET size=?,modified=?,changed=?2 WHERE ino=?3",
                     file.size, file.modified, ino,

@@ -2,14 +2,17 @@
 
 The runs of a file never overlap: a new run cuts what it covers out of older ones. Only one run can
 reach into a page from before it (the one with the largest first page at or below it), so an
-insertion looks at that run and those that start inside the new one. ``LiveDelta`` collects the
-changes of the live counts during one transaction and writes each count once.
+insertion looks at that run and those that start inside the new one. What a list of new runs will
+meet is read ahead with one statement, since most are single pages that overwrite single pages.
+``LiveDelta`` collects the changes of the live counts during one transaction and writes each count
+once.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from struct import Struct
-from typing import Any, Final
+from typing import Final
 
 from sofs.constants import BLOCK_BYTES
 from sofs.core.extents import PAGES_MAX, cut, repack, unpack_extents
@@ -23,14 +26,39 @@ _HEAD: Final = Struct("<QIIQII")
 _HEAD_BYTES: Final = _HEAD.size
 
 LiveDelta = dict[tuple[int, int], int]
+_ASK: Final = (0, (0, 0))  # Not read ahead: look when it is needed.
 
 _OVERLAPPED: Final = (
     "SELECT page,pages,log_id,segment,packed FROM extent WHERE file=?1 AND page<?3 AND page>="
     "ifnull((SELECT page FROM extent WHERE file=?1 AND page<=?2 ORDER BY page DESC LIMIT 1),?2)"
 )
-_SAME: Final = "SELECT pages,log_id,segment FROM extent WHERE file=? AND page=?"
+_BEFORE: Final = (
+    "SELECT j.value,e.page,e.pages,e.log_id,e.segment FROM json_each(?1) j CROSS JOIN extent e "
+    "ON e.file=?2 AND e.page="
+    "(SELECT page FROM extent WHERE file=?2 AND page<=j.value ORDER BY page DESC LIMIT 1)"
+)
 _REPLACE: Final = "UPDATE extent SET log_id=?,segment=?,packed=? WHERE file=? AND page=?"
 _PUT: Final = "INSERT INTO extent VALUES(?,?,?,?,?,?)"
+
+
+def _split(packed: bytes, log_id: int, end_page: int) -> Iterator[tuple[int, int, int, bytes]]:
+    """Yield (first page, pages, segment, packed run) of a packed list, checked."""
+    view = memoryview(packed)
+    n_bytes = len(view)
+    at = 0
+    while at < n_bytes:
+        if at + _HEAD_BYTES > n_bytes:
+            raise ProtocolError("a packed extent list ends inside an extent")
+        page, its_log, segment, _, _, pages = _HEAD.unpack_from(view, at)
+        end_at = at + _HEAD_BYTES + 8 * pages
+        if not 0 < pages <= PAGES_MAX or end_at > n_bytes:
+            raise ProtocolError(f"an extent of {pages} pages does not fit its list")
+        if its_log != log_id:
+            raise ProtocolError(f"an extent of log {its_log} in a list of log {log_id}")
+        if page + pages > end_page:
+            raise ProtocolError(f"pages {page} to {page + pages} lie behind the file's end")
+        yield page, pages, segment, bytes(view[at:end_at])
+        at = end_at
 
 
 def pages_of(size: int) -> int:
@@ -52,47 +80,60 @@ class Extents(Tables):
         self, ino: int, packed: bytes, log_id: int, end_page: int, live: LiveDelta
     ) -> None:
         """Enter a packed list in order; all of it lies in ``log_id`` and below ``end_page``."""
-        db_execute, db_one = self._db.execute, self._db.one
-        view = memoryview(packed)
-        n_bytes = len(view)
+        db_execute = self._db.execute
+        runs = list(_split(packed, log_id, end_page))
         behind = self._end_page(ino)
-        at = 0
-        while at < n_bytes:
-            if at + _HEAD_BYTES > n_bytes:
-                raise ProtocolError("a packed extent list ends inside an extent")
-            page, its_log, segment, _, _, pages = _HEAD.unpack_from(view, at)
-            end_at = at + _HEAD_BYTES + 8 * pages
-            end = page + pages
-            if not 0 < pages <= PAGES_MAX or end_at > n_bytes:
-                raise ProtocolError(f"an extent of {pages} pages does not fit its list")
-            if its_log != log_id:
-                raise ProtocolError(f"an extent of log {its_log} in a list of log {log_id}")
-            if end > end_page:
-                raise ProtocolError(f"pages {page} to {end} lie behind the file's end")
-            same: Any = db_one(_SAME, (ino, page)) if page < behind else None
-            run = bytes(view[at:end_at])
-            if same is not None and same[0] == pages:  # Overwritten as it was written.
-                old = (same[1], same[2])
-                live[old] = live.get(old, 0) - pages
+        single = all(run[1] == 1 for run in runs)
+        there = self._look_ahead(ino, [run[0] for run in runs], behind, single)
+        for page, pages, segment, run in runs:
+            old = there.get(page, _ASK) if page < behind else None
+            if old is not None and old[0] == pages:  # Overwritten as it was written.
+                live[old[1]] = live.get(old[1], 0) - pages
                 statement = db_execute(_REPLACE, (log_id, segment, run, ino, page))
             else:
-                if page < behind:
-                    self._cut_out(ino, page, end, live)
+                if old is not None and self._cut_out(ino, page, page + pages, live) and not single:
+                    there = {}  # What was read ahead is no longer so: ask from here on.
                 statement = db_execute(_PUT, (ino, page, pages, log_id, segment, run))
             for _ in statement:
                 pass
-            if end > behind:
-                behind = end
             key = (log_id, segment)
+            there[page] = (pages, key)
             live[key] = live.get(key, 0) + pages
-            at = end_at
+            behind = max(behind, page + pages)
 
-    def _cut_out(self, ino: int, first: int, end: int, live: LiveDelta) -> None:
-        """Take pages ``[first, end)`` out of the runs of a file."""
+    def _look_ahead(
+        self, ino: int, pages: list[int], behind: int, single: bool
+    ) -> dict[int, tuple[int, tuple[int, int]] | None]:
+        """Read what stands at the first pages of new runs with one statement: by page, the (length,
+        (log id, segment)) of a run that starts there, or None for a hole. Pages in the middle of a
+        run are left out.
+
+        Holes are told only when every new run is one page long (``single``): then an entry that
+        decides anything (a hole, or a run of one page) cannot change while the list is entered, but
+        by a new run of the same page.
+        """
+        there: dict[int, tuple[int, tuple[int, int]] | None] = (
+            dict.fromkeys(pages) if single else {}
+        )
+        if min(pages, default=behind) >= behind:
+            return there
+        for page, start, length, log_id, segment in self._all(
+            _BEFORE, f"[{','.join(map(str, pages))}]", ino
+        ):
+            if start == page:
+                there[page] = (length, (log_id, segment))
+            elif start + length > page:
+                there.pop(page, None)
+        return there
+
+    def _cut_out(self, ino: int, first: int, end: int, live: LiveDelta) -> bool:
+        """Take pages ``[first, end)`` out of the runs of a file; return whether there were any."""
+        any_gone = False
         for page, pages, log_id, segment, packed in self._all(_OVERLAPPED, ino, first, end):
             run_end = page + pages
             if run_end <= first:
                 continue
+            any_gone = True
             gone = min(run_end, end) - max(page, first)
             key = (log_id, segment)
             live[key] = live.get(key, 0) - gone
@@ -102,6 +143,7 @@ class Extents(Tables):
                 for part in (cut(run, 0, first), cut(run, end, FOREVER_PAGE)):
                     if part is not None:
                         self._run(_PUT, ino, part.page, part.pages, *key, repack(part))
+        return any_gone
 
     def _drop_pages(self, ino: int, first: int, live: LiveDelta) -> None:
         """Take all pages from ``first`` on out of a file."""

@@ -23,7 +23,6 @@ from sofs.core.messages import (
     Commit,
     Failure,
     Grant,
-    OpenReply,
     ReclaimItem,
     ReclaimReply,
     ReclaimResult,
@@ -408,8 +407,3 @@ def check_numbers(**numbers: int) -> None:
     for name, value in numbers.items():
         if not 0 <= value <= INT64_MAX:
             raise InvalidParameter(f"{name} {value} is outside 0..2**63-1")
-
-
-def stripped(reply: OpenReply) -> OpenReply:
-    """An open's answer without the grant, which is for one node at one time."""
-    return OpenReply(reply.handle, reply.generation, reply.action, reply.info, reply.timeout_ms)
