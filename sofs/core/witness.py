@@ -12,8 +12,8 @@ limit takes. So the rules here only weigh speed against needless failovers:
 - A reset stream *and* a refused reconnect, or another incarnation at the address, is UNAVAILABLE at
   once: the process that the clients used is certainly gone.
 - Silence is UNAVAILABLE after a limit. A node that was only slow, so that twice the limit would
-  have spared its clients, gets twice the limit (up to SUSPICION_MS_MAX), until SUSPICION_FORGET_MS
-  passed without such a mistake.
+  have spared its clients, gets twice the limit until SUSPICION_FORGET_MS passed without such a
+  mistake; never more, since a node that is frozen in earnest must be passed within a second.
 - The watcher's own stall is not the node's silence: after one, every node gets its limit anew.
 - A registration for a node that this witness does not reach is refused. The client, who uses that
   node, knows better; were it told to leave instead, a witness cut off from everybody would chase
@@ -38,7 +38,6 @@ from sofs.constants import (
     HEARTBEAT_MS,
     SILENCE_MS,
     SUSPICION_FORGET_MS,
-    SUSPICION_MS_MAX,
 )
 from sofs.core.messages import Interface, Notification, RegisterWitness
 from sofs.errors import (
@@ -71,7 +70,10 @@ NOTIFICATIONS_MAX: Final = 32  # Queued on one registration.
 CLIENT_NAME_CHARS_MAX: Final = 256
 OWN_STALL_MS: Final = 2 * HEARTBEAT_MS + 50  # A gap in our own beat: we were not running.
 
+SLOW_SILENCE_MS: Final = 2 * SILENCE_MS  # Of a node that was slow lately.
+
 assert OWN_STALL_MS < SILENCE_MS
+assert SLOW_SILENCE_MS + HEARTBEAT_MS < 1000, "a frozen node must be passed within a second (G6)"
 
 Asker = TypeVar("Asker")
 Answer = tuple[Asker, Notification | SofsError]
@@ -147,12 +149,11 @@ def configured_interfaces(
 class NodeView:
     """One watched node. Each event returns the states to announce, in order, mostly none."""
 
-    def __init__(self, now_ms: int, silence_ms: int = SILENCE_MS) -> None:
+    def __init__(self, now_ms: int) -> None:
         self.state = UNKNOWN
         self.incarnation = b""
         self.mistakes = 0  # Verdicts that twice the limit would have spared.
-        self._least_ms = silence_ms
-        self._limit_ms = silence_ms
+        self._limit_ms = SILENCE_MS
         self._heard_ms = now_ms
         self._mistaken_ms = now_ms
 
@@ -185,7 +186,7 @@ class NodeView:
     def beat(self, now_ms: int, last_heard_ms: int) -> list[int]:
         """Judge what was heard so far. ``last_heard_ms``: of the standing stream, 0 without one."""
         if now_ms - self._mistaken_ms >= SUSPICION_FORGET_MS:
-            self._limit_ms = self._least_ms
+            self._limit_ms = SILENCE_MS
         heard_anew = last_heard_ms > self._heard_ms
         if self.state == UNAVAILABLE and heard_anew:
             self._returned(last_heard_ms)
@@ -197,10 +198,10 @@ class NodeView:
         return []
 
     def _returned(self, heard_ms: int) -> None:
-        if heard_ms - self._heard_ms <= 2 * self._limit_ms:
+        if heard_ms - self._heard_ms <= SLOW_SILENCE_MS:
             self.mistakes += 1
             self._mistaken_ms = heard_ms
-            self._limit_ms = min(2 * self._limit_ms, SUSPICION_MS_MAX)
+            self._limit_ms = SLOW_SILENCE_MS
 
     def _turn(self, state: int) -> int:
         self.state = state

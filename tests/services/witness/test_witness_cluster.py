@@ -39,12 +39,15 @@ def host(address: str) -> str:
     return address.rpartition(":")[0]
 
 
-def left_after(cluster: LocalCluster, share: sofs.Share, began: float, what: str) -> None:
+def left_after(cluster: LocalCluster, share: sofs.Share, fault: Callable[[str], None]) -> None:
+    """Apply ``fault`` to the node in use and wait until another one serves."""
     before = len(share.failovers())
+    began = time.monotonic()
+    fault(cluster.node_at(share.facts().address))
     until(cluster, lambda: len(share.failovers()) > before)
     took_ms = (time.monotonic() - began) * 1000
     record = share.failovers()[-1]
-    print(f"\n{what}: served elsewhere after {took_ms:.0f} ms; {record}")
+    print(f"\n{fault.__name__}: served elsewhere after {took_ms:.0f} ms ({record.reason})")
 
 
 def test_the_witness_is_on_another_host_than_the_node_in_use(
@@ -59,10 +62,8 @@ def test_an_idle_client_leaves_a_frozen_node_because_its_witness_says_so(
 ) -> None:
     share.write_file("/frozen", b"acknowledged")
     node = cluster.node_at(share.facts().address)
-    began = time.monotonic()
-    cluster.freeze(node)
     try:
-        left_after(cluster, share, began, "SIGSTOP")
+        left_after(cluster, share, cluster.freeze)
         assert share.failovers()[-1].reason == "witness: node unavailable"
         assert cluster.node_at(share.facts().address) != node
         assert share.read_file("/frozen") == b"acknowledged"
@@ -74,9 +75,7 @@ def test_a_client_finds_a_new_witness_elsewhere_after_it_moved(
     cluster: LocalCluster, share: sofs.Share
 ) -> None:
     first = share.facts()
-    began = time.monotonic()
-    cluster.kill(cluster.node_at(first.address))
-    left_after(cluster, share, began, "SIGKILL")
+    left_after(cluster, share, cluster.kill)
     until(cluster, lambda: share.facts().witness_address)
     facts = share.facts()
     assert facts.address != first.address
