@@ -58,7 +58,6 @@ class NodePart:
         self._on_exit = on_exit
         self._tasks = Tasks(f"node-part {config.name}", self._crash)
         self._listener: Listener | None = None
-        self._closed = False
         self.endpoint = ""
         self.node: Node | None = None
         self.lives = 0
@@ -127,7 +126,6 @@ class NodePart:
 
     async def close(self) -> None:
         """End the current life, stop listening, and wait until nothing runs any more."""
-        self._closed = True
         await self._tasks.close()
         node, self.node = self.node, None
         if node is not None:

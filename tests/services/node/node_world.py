@@ -58,7 +58,7 @@ class World:
         self.exits: list[BaseException] = []
         self.settings: dict[str, Any] = {"hand_back_after_ms": 60_000}
 
-    async def authority(self, part: str = "coordinator") -> AuthorityPart:
+    def make_authority(self, part: str) -> AuthorityPart:
         entries = ProtobufEntries()
         env = AuthorityEnv(
             settings=AuthoritySettings(part=part, volume=b"v" * 16, **self.settings),
@@ -72,6 +72,10 @@ class World:
             new_database=lambda: ApswState.create(SCHEMA),
         )
         made = self.authorities[part] = AuthorityPart(env, self.crashes.append)
+        return made
+
+    async def authority(self, part: str = "coordinator") -> AuthorityPart:
+        made = self.make_authority(part)
         await made.start(f"{part}:0")
         await self.until(f"{part} active", lambda: made.active is not None)
         return made
@@ -81,7 +85,9 @@ class World:
         self.hub.cut(made.address)
         await made.close()
 
-    async def node(self, name: str = "a", fenced: FencedStore | None = None) -> NodePart:
+    async def node(
+        self, name: str = "a", fenced: FencedStore | None = None, *, address: str = ""
+    ) -> NodePart:
         made = NodePart(
             clock=self.clock,
             entropy=self.entropy,
@@ -91,7 +97,7 @@ class World:
             on_exit=self.exits.append,
         )
         self.nodes[name] = made
-        await made.start(f"{name}:1")
+        await made.start(address or f"{name}:1")
         return made
 
     async def kill_node(self, name: str) -> None:
