@@ -528,6 +528,7 @@ class Flight:
             error.__cause__ = op.last_error
             self._drop(op, error)
             return
+        waiter = op.waiter
         token = self._settle(op)
         unknown = OutcomeUnknown(
             f"{op.name} {op.path}: the deadline passed before its outcome was known{why}; "
@@ -535,8 +536,8 @@ class Flight:
             token=token,
         )
         unknown.__cause__ = op.last_error
-        if not op.waiter.done():
-            op.waiter.set_exception(unknown)
+        if not waiter.done():
+            waiter.set_exception(unknown)
 
     def forget(self, op: Operation) -> None:
         """The caller does not wait any more (cancelled): drop the operation, or settle it."""

@@ -31,6 +31,7 @@ from sofs.errors import (
     FileClosed,
     FileIsADirectory,
     FileLockConflict,
+    FileNotAvailable,
     LimitExceeded,
     LockNotGranted,
     NotADirectory,
@@ -188,6 +189,8 @@ class MiniNode:
         self.channels: list[Channel] = []
         self.crashes: list[BaseException] = []
         self.peers: list[MiniNode] = []
+        self.hints: list[str] = []  # Addresses that HelloReply names.
+        self.postponed: dict[int, int] = {}  # handle -> how many reclaims say "not yet".
         self.registered: asyncio.Event = asyncio.Event()
         self._notify: list[tuple[Channel, int]] = []
         self.listener: Listener | None = None
@@ -241,7 +244,7 @@ class MiniNode:
         channel.remote = check_hello(envelope, self.incarnation)
         channel.reply(
             envelope.call,
-            m.HelloReply(1, self.incarnation, self.name, b"v" * 16, 1 << 20, 4 << 20),
+            m.HelloReply(1, self.incarnation, self.name, b"v" * 16, 1 << 20, 4 << 20, self.hints),
         )
 
     # Files
@@ -266,8 +269,7 @@ class MiniNode:
         found = []
         for node in [self, *self.peers]:
             host, _, port = node.address.rpartition(":")
-            flags = 1 if node is self else 1 | 4
-            found.append(m.Interface(node.name, 0x20000, 1, host, "", flags, int(port)))
+            found.append(m.Interface(node.name, 0x20000, 1, host, "", 1 | 4, int(port)))
         return m.InterfaceList(found)
 
     def _perform(self, channel: Channel, envelope: Envelope) -> None:
@@ -496,7 +498,10 @@ class MiniNode:
         results = []
         for item in body.handles:
             handle = self.volume.handles.get(item.handle)
-            if handle is None or handle.guid != item.create_guid:
+            if self.postponed.get(item.handle, 0):
+                self.postponed[item.handle] -= 1
+                results.append(m.ReclaimResult(item.handle, FileNotAvailable.code))
+            elif handle is None or handle.guid != item.create_guid:
                 results.append(m.ReclaimResult(item.handle, ObjectNameNotFound.code))
             elif handle.principal != body.caller.principal:
                 results.append(m.ReclaimResult(item.handle, AccessDenied.code))

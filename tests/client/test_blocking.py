@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import io
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -23,11 +24,13 @@ from hypothesis.stateful import (
     rule,
     run_state_machine_as_test,
 )
+from mini_cluster import DROP
 
 import sofs
 from sofs.client.background import loop_thread, stop_loop_thread
 from sofs.client.sync import File, Share, connect
 from sofs.constants import FILE_BYTES_MAX, MIB
+from sofs.core import messages as m
 
 
 class ThreadedRig:
@@ -290,6 +293,36 @@ def test_closed_share_refuses_and_closes_again_without_harm(threaded: ThreadedRi
         share.stat("/")
     with pytest.raises(sofs.Unavailable):
         file.write(b"x")
+
+
+def test_interrupted_call_leaves_the_file_usable(threaded: ThreadedRig) -> None:
+    def interrupt(signum: int, frame: Any) -> None:
+        raise KeyboardInterrupt
+
+    with threaded.share.open("/a", "w+b") as file:
+        for node in threaded.rig.nodes:
+            node.script = lambda body: DROP if isinstance(body, m.Write) else None
+        before = signal.signal(signal.SIGALRM, interrupt)
+        try:
+            signal.setitimer(signal.ITIMER_REAL, 0.1)
+            with pytest.raises(KeyboardInterrupt):
+                file.pwrite(b"abc", 0)
+        finally:
+            signal.signal(signal.SIGALRM, before)
+        for node in threaded.rig.nodes:
+            node.script = lambda body: None
+        file.pwrite(b"def", 0)
+        assert file.read() == b"def"
+        assert threaded.rig.volume.executed == [(file.handle, 2)]
+
+
+def test_share_of_before_a_fork_is_refused_after_it(threaded: ThreadedRig) -> None:
+    threaded.loop.pid += 1
+    try:
+        with pytest.raises(sofs.FileClosed, match="fork"):
+            threaded.share.stat("/")
+    finally:
+        threaded.loop.pid -= 1
 
 
 def test_import_loads_neither_asyncio_nor_grpc() -> None:

@@ -8,12 +8,16 @@ import pytest
 from client_rig import rig_of, until
 from mini_cluster import DROP, LOSE
 
+from sofs.client import limits
+from sofs.client.aio import connect
+from sofs.constants import MIB
 from sofs.core import messages as m
 from sofs.errors import (
     AccessDenied,
     DeadlineExceeded,
     FileNotAvailable,
     HandleLost,
+    LockNotGranted,
     OutcomeUnknown,
     StaleGeneration,
     Unavailable,
@@ -147,7 +151,10 @@ async def test_node_killed_during_reclaim_makes_the_client_go_on_to_a_third() ->
         assert rig.volume.executed == [(file.remote.handle, 1)]
 
 
-async def test_node_that_freezes_during_reclaim_is_left() -> None:
+async def test_node_that_freezes_during_reclaim_is_left(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(limits, "RECLAIM_MS_MAX", 10**9)
     async with rig_of(3) as rig, rig.connect() as share:
         file = await share.open("/a", "w+b")
         first = rig.node_of(share)
@@ -157,6 +164,31 @@ async def test_node_that_freezes_during_reclaim_is_left() -> None:
         first.kill()
         assert await file.pwrite(b"x", 0) == 1
         assert rig.node_of(share).address not in (first.address, second)
+
+
+@pytest.mark.parametrize("refusing", [0, 1, 2])
+async def test_node_that_refuses_every_reclaim_is_passed_by(refusing: int) -> None:
+    async with rig_of(3) as rig, rig.connect() as share:
+        file = await share.open("/a", "w+b")
+        first = rig.node_of(share)
+        if rig.nodes[refusing] is first:
+            refusing = (refusing + 1) % 3
+        rig.nodes[refusing].script = lambda body: (
+            Unavailable("not me") if isinstance(body, m.Reclaim) else None
+        )
+        first.kill()
+        assert await file.pwrite(b"x", 0) == 1
+        assert rig.node_of(share) not in (first, rig.nodes[refusing])
+
+
+async def test_other_address_of_the_node_in_use_is_no_standby() -> None:
+    async with rig_of() as rig:
+        for node in rig.nodes:
+            node.name = "one and the same"
+        async with rig.connect() as share:
+            tried = rig.other_than(rig.node_of(share))
+            await until(lambda: len(tried.channels) >= 2)
+            assert not share.facts().warm_address
 
 
 async def test_client_waits_while_all_nodes_are_down_and_goes_on_with_the_first_back() -> None:
@@ -362,6 +394,21 @@ async def test_operation_refused_by_every_session_does_not_spin() -> None:
         assert share.facts().sessions < 12
 
 
+async def test_operation_refused_by_every_session_leaves_others_their_session() -> None:
+    async with rig_of() as rig, rig.connect() as share:
+        file = await share.open("/a", "w+b")
+        for node in rig.nodes:
+            node.script = lambda body: (
+                StaleGeneration("never") if isinstance(body, m.Write) else None
+            )
+        refused = asyncio.create_task(file.pwrite(b"x", 0, deadline_ms=400))
+        while not refused.done():
+            await share.exists("/a")
+        with pytest.raises(DeadlineExceeded):
+            await refused
+        assert share.facts().sessions < 8
+
+
 async def test_witness_notice_makes_the_client_leave_at_once() -> None:
     async with rig_of() as rig, rig.connect(witness=True) as share:
         file = await share.open("/a", "w+b")
@@ -451,3 +498,181 @@ async def test_connect_gives_up_with_a_reason_when_nobody_answers() -> None:
             node.kill()
         with pytest.raises(DeadlineExceeded, match="is the cluster up"):
             await rig.connect(connect_timeout_ms=150)
+
+
+async def test_reclaim_is_repeated_for_the_handles_that_are_not_ready_yet() -> None:
+    async with rig_of() as rig, rig.connect() as share:
+        ready = await share.open("/ready", "w+b")
+        late = await share.open("/late", "w+b")
+        first, second = rig.node_of(share), rig.other_than(rig.node_of(share))
+        refusals = [FileNotAvailable("loading", retry_after_ms=1)]
+        second.script = lambda body: (
+            refusals.pop() if isinstance(body, m.Reclaim) and refusals else None
+        )
+        second.postponed[late.remote.handle] = 2
+        first.kill()
+        assert await late.pwrite(b"x", 0) == 1
+        assert await ready.pwrite(b"x", 0) == 1
+        asked = [len(b.handles) for b in second.seen if isinstance(b, m.Reclaim)]
+        assert asked == [2, 2, 1, 1]
+        assert len({b.caller.op_id for b in second.seen if isinstance(b, m.Reclaim)}) == 4
+
+
+async def test_addresses_that_a_node_names_are_used_too() -> None:
+    async with rig_of() as rig:
+        one, two = rig.nodes
+        one.hints = [one.address, two.address]
+        url = f"sofs://{one.address}/v1"
+        async with connect(url, transport=rig.hub.transport(), witness=False) as share:
+            await share.mkdir("/d")
+            one.kill()
+            assert await share.exists("/d")
+            assert share.facts().address == two.address
+
+
+async def test_connect_passes_by_a_frozen_node() -> None:
+    async with rig_of() as rig:
+        rig.hub.freeze(rig.nodes[0].address)
+        async with rig.connect() as share:
+            assert share.facts().address == rig.nodes[1].address
+
+
+async def test_close_that_was_given_up_goes_on_in_the_background() -> None:
+    async with rig_of() as rig, rig.connect() as share:
+        file = await share.open("/a", "wb")
+        node = rig.node_of(share)
+        node.script = lambda body: DROP if isinstance(body, m.Close) else None
+        with pytest.raises(OutcomeUnknown) as caught:
+            await file.close(deadline_ms=100)
+        assert rig.volume.handles
+        node.kill()
+        assert (await share.settle(caught.value.token)).executed
+        assert not rig.volume.handles
+        assert not share.facts().handles
+
+
+async def test_close_waits_for_the_writes_of_the_handle() -> None:
+    async with rig_of() as rig, rig.connect() as share:
+        file = await share.open("/a", "wb")
+        node = rig.node_of(share)
+        refusals = [FileNotAvailable("busy", retry_after_ms=50)]
+        node.script = lambda body: (
+            refusals.pop() if isinstance(body, m.Write) and refusals else None
+        )
+        writing = asyncio.create_task(file.pwrite(b"x", 0))
+        await until(lambda: not refusals)
+        await file.close()
+        assert await writing == 1
+
+
+async def test_outage_does_not_let_in_more_than_the_next_session_can_take() -> None:
+    async with rig_of() as rig, rig.connect() as share:
+        file = await share.open("/a", "w+b")
+        for node in rig.nodes:
+            node.kill()
+        await until(lambda: not share.facts().address)
+        writes = [asyncio.create_task(file.pwrite(bytes(MIB), i * MIB)) for i in range(100)]
+        await until(lambda: file.remote.waiting)
+        assert share.core.flight._pending_bytes <= limits.FLIGHT_BYTES_MAX
+        await rig.nodes[0].start()
+        assert await asyncio.gather(*writes) == [MIB] * 100
+        assert share.facts().sessions == 2
+
+
+async def test_lock_that_is_not_granted_says_so_at_once_or_after_the_wait() -> None:
+    async with rig_of() as rig, rig.connect() as share:
+        one = await share.open("/a", "w+b")
+        two = await share.open("/a", "r+b")
+        await one.lock(0, 10)
+        with pytest.raises(LockNotGranted):
+            await two.lock(0, 1, wait=False)
+        with pytest.raises(LockNotGranted):
+            await two.lock(0, 1, wait_ms=30)
+        await two.lock(10, 1, wait=False)
+
+
+async def test_token_of_a_closed_client_cannot_be_settled_and_does_not_hang() -> None:
+    async with rig_of() as rig:
+        share = await rig.connect()
+        file = await share.open("/a", "w+b")
+        rig.node_of(share).script = lambda body: (
+            DROP if isinstance(body, m.Write | m.Abandon) else None
+        )
+        with pytest.raises(OutcomeUnknown) as caught:
+            await file.pwrite(b"x", 0, deadline_ms=60)
+        await share.close()
+        with pytest.raises(Unavailable, match="closed"):
+            await share.settle(caught.value.token)
+
+
+async def test_bug_in_the_client_ends_it_loudly() -> None:
+    heard: list[dict[str, object]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: heard.append(context))
+    async with rig_of() as rig:
+        share = await rig.connect()
+        file = await share.open("/a", "w+b")
+        node = rig.node_of(share)
+        node.script = lambda body: DROP if isinstance(body, m.Write) else None
+        pending = asyncio.create_task(file.pwrite(b"x", 0))
+        await until(lambda: any(isinstance(b, m.Write) for b in node.seen))
+        share.core.flight.lose = None  # type: ignore[assignment, method-assign]
+        channel = next(c for c in node.channels if c.alive)
+        channel.notify(m.HandleClosed(file.remote.handle, "FILE_FORCED_CLOSED"))
+        with pytest.raises(Unavailable, match="internal error"):
+            await pending
+        with pytest.raises(Unavailable, match="internal error"):
+            await share.stat("/")
+        await share.close()
+    assert heard
+
+
+async def test_error_in_a_with_block_is_not_hidden_by_a_failing_goodbye(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(limits, "GOODBYE_MS_MAX", 50)
+    async with rig_of() as rig:
+        with pytest.raises(KeyError) as caught:  # noqa: PT012
+            async with rig.connect() as share, await share.open("/a", "wb"):
+                for node in rig.nodes:
+                    node.kill()
+                raise KeyError("the application's own")
+        assert any("failed too" in note for note in caught.value.__notes__)
+
+
+async def test_buffer_that_changes_while_its_write_waits_is_sent_as_it_was() -> None:
+    async with rig_of() as rig, rig.connect() as share:
+        file = await share.open("/a", "w+b")
+        node = rig.node_of(share)
+        node.script = lambda body: DROP if isinstance(body, m.Write) else None
+        buffer = bytearray(b"before")
+        pending = asyncio.create_task(file.pwrite(buffer, 0))
+        await until(lambda: any(isinstance(b, m.Write) for b in node.seen))
+        buffer[:] = b"after!"
+        node.kill()
+        await pending
+        assert await file.pread(9, 0) == b"before"
+
+
+async def test_pieces_of_an_append_stay_in_order_when_one_is_refused() -> None:
+    async with rig_of() as rig, rig.connect() as share:
+        file = await share.open("/a", "w+b")
+        refusals = [FileNotAvailable("busy"), FileNotAvailable("busy")]
+        rig.node_of(share).script = lambda body: (
+            refusals.pop() if isinstance(body, m.Write) and refusals else None
+        )
+        data = b"a" * MIB + b"b" * MIB + b"c"
+        assert await file.append(data) == 0
+        assert await file.pread(3 * MIB, 0) == data
+
+
+async def test_large_read_ends_at_the_first_short_piece() -> None:
+    async with rig_of() as rig, rig.connect() as share:
+        file = await share.open("/a", "w+b")
+        await file.pwrite(b"x" * 10, 0)
+
+        def grow(body: m.Message) -> None:
+            if isinstance(body, m.Read) and body.offset == MIB:
+                rig.volume.files["/a"].data.extend(bytes(2 * MIB))
+
+        rig.node_of(share).script = grow
+        assert await file.pread(2 * MIB, 0) == b"x" * 10
