@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING, Final
 
-from sofs.core.entries import Changeset, CheckpointRef
+from sofs.core.entries import Changeset, CheckpointEntry, CheckpointRef, Lineage
 from sofs.core.messages import (
     CheckpointInfo,
     CheckpointTaken,
@@ -36,6 +36,7 @@ from sofs.core.messages import (
 from sofs.errors import SofsError, Unavailable, WrongIncarnation
 from sofs.ids import Position
 from sofs.ports.log import Claim
+from sofs.ports.recovery import Known
 from sofs.ports.state import StateDatabase
 from sofs.ports.stream import Envelope
 from sofs.services.authority.env import COORDINATOR, VOLUME_ROLE, AuthorityEnv
@@ -65,6 +66,11 @@ class FollowerState:
     database: StateDatabase
     position: Position = NOWHERE
     log_bytes_since_checkpoint: int = 0
+    checkpoint: CheckpointRef | None = None  # The newest that the log named so far.
+
+    def known(self) -> Known | None:
+        """What a take-over need not read again: None when nothing was followed."""
+        return Known(self.position, self.checkpoint) if self.position.sequence else None
 
 
 class Follower:
@@ -220,6 +226,7 @@ class Follower:
         database.apply_changesets([*replay.changesets, *changes])
         self.state.database.close()
         self.state.database = database
+        self.state.checkpoint = lineage.checkpoint
         last = max((sequence for sequence, _ in entries), default=replay.position.sequence)
         self.state.position = Position(
             self._owner.epoch if entries else replay.position.epoch, last
@@ -238,6 +245,8 @@ class Follower:
                 decoded = self._env.entries.decode(entry.payload)
                 if isinstance(decoded, Changeset):
                     changes.append(decoded.changes)
+                elif isinstance(decoded, CheckpointEntry | Lineage):
+                    self.state.checkpoint = decoded.checkpoint
                 self.state.log_bytes_since_checkpoint += len(entry.payload)
             self.state.database.apply_changesets(changes)
             epoch, last = batch[-1][0], batch[-1][1].sequence

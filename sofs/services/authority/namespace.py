@@ -13,6 +13,7 @@ from sofs.core.messages import (
     DirectoryEntry,
     Done,
     InfoReply,
+    Message,
     Mkdir,
     ReadDir,
     ReadDirReply,
@@ -33,6 +34,7 @@ from sofs.errors import (
     ObjectNameCollision,
     ObjectNameNotFound,
     SharingViolation,
+    SofsError,
     invariant,
 )
 from sofs.ids import ROOT_INO
@@ -198,6 +200,20 @@ class Namespace(Opens):
             for name, ino, directory, size, modified in rows[:limit]
         ]
         return ReadDirReply(entries, len(rows) > limit)
+
+    def touched(self, body: Message) -> list[int]:
+        """Return the existing files that a create, open, rename or delete is about, as far as their
+        names resolve now; for the resume gate."""
+        inos: list[int] = []
+        for path in (getattr(body, field, "") for field in ("path", "source", "target")):
+            if path:
+                try:
+                    inode = self._resolve(path)[2]
+                except SofsError:
+                    continue  # The operation itself will say what is wrong with the name.
+                if inode is not None:
+                    inos.append(inode.ino)
+        return inos
 
     def path_of(self, ino: int) -> str:
         """Return the path of a file or directory, for people; ObjectNameNotFound when it is

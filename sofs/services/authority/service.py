@@ -258,7 +258,7 @@ class AuthorityPart:
         env, clock = self._env, self._env.clock
         self._taking_over = True
         start = clock.monotonic_ms()
-        lineage = await env.recovery.derive_lineage(claim)
+        lineage = await env.recovery.derive_lineage(claim, known=state.known())
         sealed = clock.monotonic_ms()
         position = state.position
         kept = position.sequence > 0 and holds(lineage.history, position)

@@ -18,13 +18,14 @@ dropped, the part composes a new incarnation that follows whoever claims next, o
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import copy
 import dataclasses
 import logging
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, Final
 
-from sofs.constants import GATE_WINDOW_MS
+from sofs.constants import CLIENT_KEEP_MS
 from sofs.core import messages as m
 from sofs.core.entries import Boundary, CheckpointEntry, Handover, Lineage
 from sofs.errors import (
@@ -47,6 +48,7 @@ from sofs.services.authority.env import AuthorityEnv
 from sofs.services.authority.feed import FollowerFeed
 from sofs.services.authority.follower import checkpoint_ref, take_checkpoint
 from sofs.services.authority.group_log import GroupLog
+from sofs.services.authority.resume import Resumption
 from sofs.services.authority.schema import SCHEMA_VERSION
 from sofs.services.authority.service_nodes import NodeLink, Nodes, check_commit
 from sofs.services.authority.state import AuthorityState
@@ -55,6 +57,7 @@ from sofs.services.tasks import Tasks
 
 log = logging.getLogger("sofs.authority")
 
+FORGET_EVERY_MS: Final = 60_000
 ROUNDS_MAX: Final = 64  # How often one operation is run again after something was cleared for it.
 IDLE_CHECK_MS: Final = 1_000
 OPERATIONS_MAX: Final = 65_536  # In flight on one authority.
@@ -90,18 +93,17 @@ class ActiveAuthority:
             database, writer, env.entries, SCHEMA_VERSION, self._tasks, self._logged
         )
         self.nodes = Nodes(
-            env, claim.incarnation, self.state, self.group, self._tasks, self._orphaned
+            env, claim.incarnation, self.state, self.group, self._tasks, self._node_left
         )
+        self.resume = Resumption(env, self.state, self._tasks, self._release)
         self._channels: dict[Channel, NodeLink | None] = {}
         self._in_flight: dict[tuple[bytes, int], asyncio.Future[m.Message]] = {}
         self._file_locks: dict[int, asyncio.Lock] = {}
         self._unlocked: dict[int, list[asyncio.Future[None]]] = {}
-        # Disconnected handle -> monotonic ms at which it is released.
-        self._timers: dict[int, int] = {}
+        self._last_seen: dict[bytes, int] = {}  # Client -> monotonic ms of its last operation.
         self._segments: list[tuple[int, int]] = []  # (first sequence, segment) of our own log.
         self._handing_back = False
         self._operations = 0
-        self.phase = "LOADING"
         writer.on_end(self._log_ended)
 
     # Life
@@ -114,8 +116,8 @@ class ActiveAuthority:
             with self.group.transaction():
                 self.state.format(self.env.settings.volume, self.env.clock.wall_ns())
         await self.group.settled()
-        self._tasks.spawn(self._resume(), "resume")
-        self._tasks.spawn(self._release_expired(), "release")
+        self.resume.begin(self.nodes)
+        self._tasks.spawn(self._forget_idle_clients(), "forget")
         self._tasks.spawn(self._idle_check(), "idle-check")
         self._tasks.spawn(self._checkpoint_alone(), "checkpoint")
 
@@ -253,6 +255,10 @@ class ActiveAuthority:
             m.Disconnected: self._disconnected,
         }
 
+    def _node_left(self, incarnation: bytes, sealed: bool) -> None:
+        """Handles of a node were disconnected: all of them when it was sealed."""
+        self.resume.orphaned(incarnation if sealed else None)
+
     # Running the rules
     # -----------------------------------------------------------------------------
 
@@ -287,6 +293,7 @@ class ActiveAuthority:
 
         def exactly_once() -> m.Message:
             self._admit_client(caller)
+            self._last_seen[caller.client] = self.env.clock.monotonic_ms()
             stored = self.state.recall_result(caller)
             if stored is not None:
                 return stored
@@ -319,6 +326,16 @@ class ActiveAuthority:
 
         await self._run(rules)
 
+    async def _admit(self, body: m.Message, caller: m.Caller) -> None:
+        """Pass the resume gate; an operation that has its stored answer needs no admission (it may
+        be the very create whose handle the gate keeps)."""
+        if self.resume.online:
+            return
+        with contextlib.suppress(SofsError):
+            if self.state.recall_result(caller) is not None:
+                return
+        await self.resume.admit(body)
+
     def _admit_client(self, caller: m.Caller) -> None:
         """A client's row starts with its first operation; an unknown client with a later one has
         been forgotten, and what it resends may have happened: never executed as new."""
@@ -347,15 +364,13 @@ class ActiveAuthority:
         reply.epoch, reply.incarnation = self.claim.epoch, self.claim.incarnation
         link = NodeLink(body.incarnation, body.node, body.endpoint, reply.log_id, channel)
         self._channels[channel] = link
-        self._orphaned([])
         self.nodes.register(link)
+        self.resume.registered(body.incarnation, [h.handle for h in body.handles])
         return reply
 
     async def _acquire(self, link: NodeLink, body: m.AcquireToken) -> m.Message:
         return await self._run(
-            lambda: m.TokenReply(
-                self.state.acquire_token(body.ino, m.TokenMode(body.mode), link.incarnation)
-            )
+            lambda: m.TokenReply(self.state.acquire_token(body.ino, body.mode, link.incarnation))
         )
 
     async def _fetch_extents(self, link: NodeLink, body: m.FetchExtents) -> m.Message:
@@ -378,13 +393,15 @@ class ActiveAuthority:
             return m.Done()
 
         reply = await self._run(rules)
-        self._orphaned([])
+        self.resume.orphaned(None)
         return reply
 
     # Files
     # -----------------------------------------------------------------------------------------
 
     async def _open(self, link: NodeLink, body: m.Open) -> m.Message:
+        await self._admit(body, body.caller)
+
         def rules() -> m.Message:
             return self.state.open(body, link.incarnation, self._now())
 
@@ -404,7 +421,7 @@ class ActiveAuthority:
         result = answer.results[0]
         if result.code:
             raise ObjectNameNotFound("the handle that this open made is gone")
-        self._claimed([reply.handle])
+        self.resume.settled([reply.handle])
         return dataclasses.replace(reply, generation=result.generation, info=result.info)
 
     async def _close(self, link: NodeLink, body: m.Close) -> m.Message:
@@ -412,7 +429,7 @@ class ActiveAuthority:
         reply = await self._once(
             body.caller, lambda: self.state.close(body, link.incarnation, self._now())
         )
-        self._timers.pop(body.handle, None)
+        self.resume.settled([body.handle])
         self._wake_lockers()
         return reply
 
@@ -422,7 +439,8 @@ class ActiveAuthority:
             return self.state.reclaim(body.caller, body.handles, link.incarnation)
 
         reply = await self._run(rules)
-        self._claimed([item.handle for item in body.handles])
+        assert isinstance(reply, m.ReclaimReply)
+        self.resume.settled([r.handle for r in reply.results if not r.code])
         return reply
 
     async def _truncate(self, link: NodeLink, body: m.Truncate) -> m.Message:
@@ -437,18 +455,23 @@ class ActiveAuthority:
         )
 
     async def _mkdir(self, link: NodeLink, body: m.Mkdir) -> m.Message:
+        await self._admit(body, body.caller)
         return await self._once(body.caller, lambda: self.state.mkdir(body, self._now()))
 
     async def _rmdir(self, link: NodeLink, body: m.Rmdir) -> m.Message:
+        await self._admit(body, body.caller)
         return await self._once(body.caller, lambda: self.state.rmdir(body, self._now()))
 
     async def _unlink(self, link: NodeLink, body: m.Unlink) -> m.Message:
+        await self._admit(body, body.caller)
         return await self._once(body.caller, lambda: self.state.unlink(body, self._now()))
 
     async def _rename(self, link: NodeLink, body: m.Rename) -> m.Message:
+        await self._admit(body, body.caller)
         return await self._once(body.caller, lambda: self.state.rename(body, self._now()))
 
     async def _write_file(self, link: NodeLink, body: m.WriteFile) -> m.Message:
+        await self._admit(body, body.caller)
         check_commit(body.commit, link.log_id)
         return await self._once(
             body.caller, lambda: self.state.write_file(body, link.incarnation, self._now())
@@ -558,66 +581,38 @@ class ActiveAuthority:
     # Handles whose client is away
     # ------------------------------------------------------------------
 
-    def _claimed(self, handles: list[int]) -> None:
-        for handle in handles:
-            self._timers.pop(handle, None)
+    async def _release(self, handles: Sequence[int]) -> None:
+        """Release handles whose time is over, if they are still disconnected."""
 
-    def _orphaned(self, _: object) -> None:
-        """Start the timers of handles that were disconnected just now (this owner's monotonic
-        clock; they start again in full at every take-over, so they only lengthen)."""
-        now = self.env.clock.monotonic_ms()
-        for handle, timeout_ms in self.state.disconnected_handles():
-            self._timers.setdefault(handle, now + timeout_ms)
+        def rules() -> m.Message:
+            away = {handle for handle, _ in self.state.disconnected_handles()}
+            self.state.expire([handle for handle in handles if handle in away], self._now())
+            return m.Done()
 
-    async def _release_expired(self) -> None:
-        """Release handles whose time has passed; it counts only while some node accepts
-        reclaims."""
-        clock = self.env.clock
-        last = clock.monotonic_ms()
+        await self._run(rules)
+        self._wake_lockers()
+
+    async def _forget_idle_clients(self) -> None:
+        """Drop the rows of clients that had no handle and no operation for CLIENT_KEEP_MS; time
+        starts anew at a take-over."""
+        idle_since: dict[bytes, int] = {}
         while True:
-            await clock.sleep_ms(250)
-            now = clock.monotonic_ms()
-            if not self.nodes.links():
-                for handle in self._timers:
-                    self._timers[handle] += now - last
-            last = now
-            due = [handle for handle, at in self._timers.items() if at <= now]
-            if due:
-                await self._run(lambda due=due: self._expire(due))  # type: ignore[misc]
-                self._claimed(due)
-                self._wake_lockers()
+            await self.env.clock.sleep_ms(FORGET_EVERY_MS)
+            now = self.env.clock.monotonic_ms()
+            idle = self.state.clients_without_handles()
+            idle_since = {client: idle_since.get(client, now) for client in idle}
+            due = [
+                client
+                for client, since in idle_since.items()
+                if now - max(since, self._last_seen.get(client, 0)) >= CLIENT_KEEP_MS
+            ]
+            for client in due:
+                self._last_seen.pop(client, None)
+                await self._run(lambda client=client: self._forget(client))  # type: ignore[misc]
 
-    def _expire(self, due: list[int]) -> m.Message:
-        disconnected = {handle for handle, _ in self.state.disconnected_handles()}
-        self.state.expire([handle for handle in due if handle in disconnected], self._now())
+    def _forget(self, client: bytes) -> m.Message:
+        self.state.forget_client(client)
         return m.Done()
-
-    async def _resume(self) -> None:
-        """After a take-over: every node incarnation in the database registers again or is sealed,
-        so that no handle of a live node is taken for a lost one; then only unclaimed handles fence
-        (per file)."""
-        self.phase = "RESUME_LOCAL"
-        pending = self.state.live_nodes()
-        await asyncio.gather(*(self._resume_node(incarnation) for incarnation in pending))
-        self.phase = "RESUME_REMOTE"
-        self._orphaned([])
-        clock = self.env.clock
-        end = clock.monotonic_ms() + min(self.env.settings.gate_window_ms, GATE_WINDOW_MS)
-        while clock.monotonic_ms() < end and self.state.disconnected_handles():
-            await clock.sleep_ms(50)
-        self.phase = "ONLINE"
-
-    async def _resume_node(self, incarnation: bytes) -> None:
-        limit = self.nodes.limit_ms(incarnation)
-        clock = self.env.clock
-        start = clock.monotonic_ms()
-        while self.nodes.link(incarnation) is None and self.state.is_live_node(incarnation):
-            if await self.nodes.investigate(incarnation):
-                return
-            if clock.monotonic_ms() - start > 4 * limit:
-                await self.nodes.seal_silent(incarnation)
-                return
-            await clock.sleep_ms(20)
 
     # Checkpoints and handing back
     # ------------------------------------------------------------------
@@ -671,7 +666,7 @@ class ActiveAuthority:
         """Give the volume to a coordinator in step: stop admitting, finish, log the handover,
         end."""
         follower = self.feed.followers.get(body.incarnation)
-        if self.phase != "ONLINE" or self._handing_back or follower is None:
+        if not self.resume.online or self._handing_back or follower is None:
             return m.HandBackReply(False)
         if self.feed.last_sequence - follower.sequence > 100:
             return m.HandBackReply(False)
@@ -692,7 +687,7 @@ class ActiveAuthority:
         lag = self.feed.lag()
         facts = [
             f"epoch={self.claim.epoch}",
-            f"phase={self.phase}",
+            f"phase={self.resume.phase}",
             f"sequence={self.feed.last_sequence}",
             f"follower_lag={'none' if lag is None else lag}",
             f"nodes={len(self.nodes.links())}",

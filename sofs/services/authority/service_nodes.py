@@ -79,14 +79,14 @@ class Nodes:
         state: AuthorityState,
         group: GroupLog,
         tasks: Tasks,
-        handles_orphaned: Callable[[Sequence[int]], None],
+        node_left: Callable[[bytes, bool], None],
     ) -> None:
         self._env = env
         self._incarnation = incarnation
         self._state = state
         self._group = group
         self._tasks = tasks
-        self._handles_orphaned = handles_orphaned
+        self._node_left = node_left
         self._links: dict[bytes, NodeLink] = {}
         self._seals: dict[bytes, asyncio.Task[None]] = {}
         self._recalls: dict[tuple[int, bytes], asyncio.Task[None]] = {}
@@ -226,11 +226,9 @@ class Nodes:
         with self._group.transaction():
             if self._state.is_live_node(incarnation):
                 self._state.replay_tail(log_id, data_records(sealed))
-                orphans = self._state.seal_node(incarnation, sealed.last_sequence)
-            else:
-                orphans = []
+                self._state.seal_node(incarnation, sealed.last_sequence)
         self.seals_done += 1
-        self._handles_orphaned(orphans)
+        self._node_left(incarnation, True)
         link = self._links.pop(incarnation, None)
         if link is not None:
             link.channel.end(WrongIncarnation("the node's data log was sealed"))
@@ -329,7 +327,7 @@ class Nodes:
         commit = expect((answer[1], b""), CommitReply).commit
         with self._group.transaction():
             self._state.detached([h.handle for h in handles], incarnation, commit)
-        self._handles_orphaned([h.handle for h in handles])
+        self._node_left(incarnation, False)
 
     async def update_locks(
         self, ino: int, holders: Sequence[TokenRef], locks: Sequence[HeldLock]

@@ -1,0 +1,164 @@
+"""Handles whose client is away: the resume gate after a take-over, and the timers of disconnected
+handles.
+
+Theory. The rules are pure (``core/gate.py``, ``core/handles.py``); this is their clock. At a
+take-over every node incarnation in the database registers again (RESUME_LOCAL) or is sealed, so
+that no handle of a live node is taken for a lost one. Handles that are then disconnected wait for
+their clients (RESUME_REMOTE) until all are claimed or the window ends; what nobody claimed is
+released (RELEASE). Handles that disconnect later have timers of their own. All times run on this
+owner's monotonic clock, start in full at each take-over, and count only while some node accepts
+reclaims: they only lengthen.
+
+Only disconnected handles are released, and a handle is disconnected only after its node drained it
+or was sealed: the rules demand it again in the transaction that releases.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Final
+
+from sofs.core import messages as m
+from sofs.core.gate import Decision, Phase, ResumeGate
+from sofs.core.handles import HandleTimers
+from sofs.errors import FileNotAvailable
+from sofs.services.authority.env import AuthorityEnv
+from sofs.services.authority.service_nodes import Nodes
+from sofs.services.authority.state import AuthorityState
+from sofs.services.tasks import Tasks
+
+TICK_MS: Final = 200
+LOOK_AGAIN_MS: Final = 20
+REGISTER_LIMITS: Final = 4  # A silent node has this many recall limits to register again.
+RELEASED_AT_ONCE_MAX: Final = 512  # Handles in one transaction.
+
+
+class Resumption:
+    """One life's gate and timers. ``release`` runs a transaction that releases disconnected
+    handles; ``released`` tells who waits for locks."""
+
+    def __init__(
+        self,
+        env: AuthorityEnv,
+        state: AuthorityState,
+        tasks: Tasks,
+        release: Callable[[Sequence[int]], Awaitable[None]],
+    ) -> None:
+        self._env = env
+        self._state = state
+        self._tasks = tasks
+        self._release = release
+        settings = env.settings
+        self._gate = ResumeGate(window_ms=settings.gate_window_ms, blackout=settings.gate_blackout)
+        self._timers = HandleTimers()
+        self._timed: dict[int, None] = {}
+        self._changed: asyncio.Future[None] | None = None
+        self._nodes: Nodes | None = None
+
+    @property
+    def phase(self) -> str:
+        return self._gate.phase.name
+
+    @property
+    def online(self) -> bool:
+        return self._gate.phase is Phase.ONLINE
+
+    def begin(self, nodes: Nodes) -> None:
+        """The database is loaded: take stock and start waiting for nodes and clients."""
+        self._nodes = nodes
+        incarnations = self._state.live_nodes()
+        self._gate.loaded(
+            self._now(),
+            self._state.bound_handles(),
+            self._state.disconnected_inos(),
+            incarnations,
+        )
+        self._start_timers()
+        for incarnation in incarnations:
+            self._tasks.spawn(self._resume_node(nodes, incarnation), "resume-node")
+        self._tasks.spawn(self._tick(nodes), "resume-tick")
+
+    def _now(self) -> int:
+        return self._env.clock.monotonic_ms()
+
+    # Events ------------------------------------------------------------------------------------
+
+    def registered(self, incarnation: bytes, connected: Sequence[int]) -> None:
+        """A node reported its connected handles; those it omitted are disconnected by now."""
+        self._start_timers()
+        self._wake(self._gate.node_reported(self._now(), incarnation, connected))
+
+    def orphaned(self, incarnation: bytes | None) -> None:
+        """Handles were disconnected; with ``incarnation`` because that node was sealed."""
+        self._start_timers()
+        if incarnation is not None:
+            self._wake(self._gate.node_sealed(self._now(), incarnation))
+
+    def settled(self, handles: Sequence[int]) -> None:
+        """Handles were reclaimed, closed or released."""
+        for handle in handles:
+            self._timers.cancel(handle)
+            self._timed.pop(handle, None)
+        self._wake(self._gate.settled(self._now(), handles))
+
+    def _start_timers(self) -> None:
+        now = self._now()
+        for handle, timeout_ms in self._state.disconnected_handles():
+            if handle not in self._timed:
+                self._timed[handle] = None
+                self._timers.start(now, handle, timeout_ms)
+
+    def _wake(self, changed: bool) -> None:
+        if changed and self._changed is not None and not self._changed.done():
+            self._changed.set_result(None)
+
+    # The question ------------------------------------------------------------------------------
+
+    async def admit(self, body: m.Message) -> None:
+        """Return when a create, open, rename or delete may be tried; FileNotAvailable while an
+        absent client's handle keeps its file."""
+        while not self.online:
+            decision = self._gate.decide(self._state.touched(body))
+            if decision is Decision.PROCEED:
+                return
+            if decision is Decision.REFUSE:
+                raise FileNotAvailable(
+                    "a handle from before the take-over keeps the file", retry_after_ms=50
+                )
+            if self._changed is None or self._changed.done():
+                self._changed = asyncio.get_running_loop().create_future()
+            await asyncio.shield(self._changed)
+
+    # Time --------------------------------------------------------------------------------------
+
+    async def _tick(self, nodes: Nodes) -> None:
+        while True:
+            await self._env.clock.sleep_ms(TICK_MS)
+            now = self._now()
+            accepting = bool(nodes.links())
+            self._timers.accepting(now, accepting)
+            self._gate.accepting(now, accepting)
+            self._wake(self._gate.tick(now))
+            due = self._timers.take_due(now)
+            for handle in due:
+                self._timed.pop(handle, None)
+            if self._gate.phase is Phase.RELEASE:
+                due = sorted({*due, *self._gate.unclaimed()})
+            for at in range(0, len(due), RELEASED_AT_ONCE_MAX):
+                some = due[at : at + RELEASED_AT_ONCE_MAX]
+                await self._release(some)
+                self.settled(some)
+
+    async def _resume_node(self, nodes: Nodes, incarnation: bytes) -> None:
+        """Wait until a node of before the take-over registers; seal it when its host says that it
+        is gone, or when it stays silent for the limit."""
+        limit = REGISTER_LIMITS * nodes.limit_ms(incarnation)
+        start = self._now()
+        while nodes.link(incarnation) is None and self._state.is_live_node(incarnation):
+            if await nodes.investigate(incarnation):
+                return
+            if self._now() - start > limit:
+                await nodes.seal_silent(incarnation)
+                return
+            await self._env.clock.sleep_ms(LOOK_AGAIN_MS)
