@@ -72,12 +72,12 @@ class Runner:
             self.cluster.kill_all()
             self.cluster.revive()
         try:
-            self.wait_recovered()
+            self.wait_recovered(fault, target)
         finally:
             if fault == "freeze":
                 self.cluster.thaw(target)
         if fault == "freeze":
-            self.wait_recovered()
+            self.wait_recovered(fault, target)
         if in_flight == 0:
             return None
         round_ = Round(fault, target, in_flight, max(w.longest_ms for w in self.workers))
@@ -98,7 +98,7 @@ class Runner:
             time.sleep(0.0005)
         return False
 
-    def wait_recovered(self) -> None:
+    def wait_recovered(self, fault: str, target: str) -> None:
         """Every worker finished the call it was in and two more, or failed."""
         goals = {worker: worker.operations + 3 for worker in self.workers}
         end = time.monotonic() + RECOVERED_S_MAX
@@ -107,4 +107,9 @@ class Runner:
                 return
             time.sleep(0.002)
         stuck = [w.name for w, goal in goals.items() if w.operations < goal]
-        raise AssertionError(f"no progress within {RECOVERED_S_MAX} s after a fault: {stuck}")
+        states = [f"{w.name}: {w.share.facts()}" for w in self.workers if w.name in stuck]
+        raise AssertionError(
+            f"no progress within {RECOVERED_S_MAX} s after {fault} {target}: {stuck}\n"
+            + "\n".join(states)
+            + f"\n{self.cluster.last_words()}"
+        )

@@ -33,7 +33,7 @@ def workers_on(cluster: LocalCluster, seed: int) -> list[Worker]:
     def connect_at(node: int):  # type: ignore[no-untyped-def]
         return lambda: sofs.connect(cluster.url_from(f"node-{node}"), credential=cluster.credential)
 
-    kinds = [BlockWriter, Appender, Counter, Namer]
+    kinds: list[type[Worker]] = [BlockWriter, Appender, Counter, Namer]
     return [
         kind(f"{kind.__name__.lower()}-{i}", connect_at(1 + (n + i) % 3), seed)
         for n, kind in enumerate(kinds)
@@ -46,7 +46,7 @@ def test_no_acknowledged_operation_is_lost_or_doubled_while_processes_are_killed
 ) -> None:
     seed = request.config.getoption("--chaos-seed")
     rounds = request.config.getoption("--chaos-rounds") or SHORT_ROUNDS
-    with LocalCluster(tmp_path / "root", witness=False) as cluster:
+    with LocalCluster(tmp_path / "root") as cluster:
         workers = workers_on(cluster, seed)
         for worker in workers:
             worker.start()
