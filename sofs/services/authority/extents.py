@@ -198,18 +198,19 @@ class Extents(Tables):
             self._all("SELECT segment,live FROM segment WHERE log_id=? ORDER BY segment", log_id)
         )
 
-    def dead_segments(self) -> list[tuple[int, int]]:
-        """(log id, segment) of sealed logs in which no extent lies any more.
+    def dead_below(self, whole_log: int) -> dict[int, tuple[bytes, int]]:
+        """Return log id -> (incarnation, segment below which nothing is named) of sealed data logs.
 
-        A segment of a sealed log that is missing in ``live_pages`` never held any and is dead too;
-        only the store knows its name. Delete only after the transaction was acknowledged and every
-        token holder has a newer map or is sealed (R10); then call ``forget_segment``.
+        ``whole_log`` stands for all segments of a log that no extent names. Live logs are left out:
+        a detached record is in the log before the transaction that names it.
         """
-        return self._all(
-            "SELECT s.log_id,s.segment FROM segment s JOIN datalog d USING(log_id) "
-            "WHERE s.live=0 AND d.sealed IS NOT NULL ORDER BY 1,2"
+        rows = self._all(
+            "SELECT d.log_id,d.incarnation,MIN(s.segment) FROM datalog d "
+            "LEFT JOIN segment s ON s.log_id=d.log_id AND s.live>0 "
+            "WHERE d.sealed IS NOT NULL GROUP BY d.log_id"
         )
-
-    def forget_segment(self, log_id: int, segment: int) -> None:
-        """The segment was deleted from the store."""
-        self._run("DELETE FROM segment WHERE log_id=? AND segment=? AND live=0", log_id, segment)
+        return {
+            log_id: (incarnation, whole_log if lowest is None else lowest)
+            for log_id, incarnation, lowest in rows
+            if lowest != 0
+        }

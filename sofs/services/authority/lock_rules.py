@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from sofs.constants import HANDLE_LOCKS_MAX
 from sofs.core.locks import check_ranges, lock_conflict, unlock_index
 from sofs.core.messages import Access, Done, HeldLock, Lock, LockRange, Unlock
-from sofs.errors import AccessDenied, LimitExceeded, LockNotGranted, RangeNotLocked
+from sofs.errors import AccessDenied, LimitReached, LockNotGranted, RangeNotLocked
 from sofs.services.authority.blocked import TokenRef
 from sofs.services.authority.namespace import Namespace
 from sofs.services.authority.tables import Handle
@@ -36,7 +36,7 @@ class Locks(Namespace):
     def _add(self, row: Handle, held: list[HeldLock], ranges: Sequence[LockRange]) -> None:
         taken = self._one("SELECT count(*),max(n) FROM lock WHERE handle=?", row.handle)
         if taken[0] + len(ranges) > HANDLE_LOCKS_MAX:
-            raise LimitExceeded(f"a handle holds at most {HANDLE_LOCKS_MAX} locks; unlock some")
+            raise LimitReached(f"a handle holds at most {HANDLE_LOCKS_MAX} locks; unlock some")
         n = 0 if taken[1] is None else taken[1] + 1
         for wanted in ranges:
             against = lock_conflict(held, row.handle, wanted)

@@ -61,7 +61,7 @@ from sofs.errors import (
     FileLockConflict,
     FileNotAvailable,
     InvalidParameter,
-    LimitExceeded,
+    LimitReached,
     NotADirectory,
     ObjectNameCollision,
     ObjectNameNotFound,
@@ -220,7 +220,7 @@ class Opens(Handles):
             "UPDATE client SET handles=handles+1 WHERE client=? RETURNING handles", caller.client
         )
         if rows[0][0] > CLIENT_HANDLES_MAX:
-            raise LimitExceeded(f"the client has {CLIENT_HANDLES_MAX} open handles; close some")
+            raise LimitReached(f"the client has {CLIENT_HANDLES_MAX} open handles; close some")
         self._run(
             "INSERT INTO handle VALUES(?,?,?,?,?,?,?,?,?,?,?,1,?,?,1,x'',x'',x'')",
             handle,

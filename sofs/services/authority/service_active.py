@@ -51,6 +51,7 @@ from sofs.services.authority.group_log import GroupLog
 from sofs.services.authority.resume import Resumption
 from sofs.services.authority.schema import SCHEMA_VERSION
 from sofs.services.authority.service_nodes import NodeLink, Nodes, check_commit
+from sofs.services.authority.space import SpaceReclaimer
 from sofs.services.authority.state import AuthorityState
 from sofs.services.channel import Channel, check_hello
 from sofs.services.tasks import Tasks
@@ -95,6 +96,7 @@ class ActiveAuthority:
         self.nodes = Nodes(
             env, claim.incarnation, self.state, self.group, self._tasks, self._node_left
         )
+        self.space = SpaceReclaimer(env.clock, env.fenced, self.state, self.group)
         self.resume = Resumption(env, self.state, self._tasks, self._release)
         self._channels: dict[Channel, NodeLink | None] = {}
         self._in_flight: dict[tuple[bytes, int], asyncio.Future[m.Message]] = {}
@@ -118,6 +120,7 @@ class ActiveAuthority:
         await self.group.settled()
         self.resume.begin(self.nodes)
         self._tasks.spawn(self._forget_idle_clients(), "forget")
+        self._tasks.spawn(self.space.run(), "space")
         self._tasks.spawn(self._idle_check(), "idle-check")
         self._tasks.spawn(self._checkpoint_alone(), "checkpoint")
 
@@ -694,6 +697,7 @@ class ActiveAuthority:
             f"transactions={self.group.transactions}",
             f"groups={self.group.groups}",
             f"seals={self.nodes.seals_done}",
+            f"segments_deleted={self.space.segments_deleted}",
         ]
         return m.PartStateReply(self.env.settings.part, "", self.claim.incarnation, "active", facts)
 

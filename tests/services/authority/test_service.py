@@ -3,13 +3,14 @@ sealing."""
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 
 import pytest
 from authority_cluster import PeerNode, World, world
 
 from sofs.core import messages as m
-from sofs.errors import ObjectNameCollision, SofsError
+from sofs.errors import FileNotAvailable, ObjectNameCollision, SofsError
 
 CLIENT = b"c" * 16
 
@@ -164,4 +165,83 @@ async def test_a_lock_is_granted_only_after_other_holders_know_it(tmp_path: Path
         updates = [body for body in two.asked if isinstance(body, m.LockUpdate)]
         assert [(lk.handle, lk.length) for u in updates for lk in u.locks] == [(a.handle, 10)]
         await one.die()
+        await two.die()
+
+
+async def test_checkpoints_bound_the_log_and_recovery_starts_at_the_newest(tmp_path: Path) -> None:
+    async with world(tmp_path) as w:
+        w.settings["checkpoint_every_bytes"] = 4_000
+        await pair(w)
+        node = await PeerNode(w, "n1").join()
+        ids = itertools.count(1)
+
+        def op() -> m.Caller:
+            number = next(ids)
+            return m.Caller(client=CLIENT, principal="p", op_id=number, acked_below=number)
+
+        for i in range(100):
+            await node.call(m.Mkdir(op(), f"/d{i}"))
+        for _ in range(3):  # Each change of owner leaves a log that a later checkpoint covers.
+            for part in ("coordinator", "resume-key"):
+                if w.parts[part].active is not None:
+                    await w.kill(part)
+                    await node.call(m.Mkdir(op(), "/x"))
+                    await node.call(m.Rmdir(op(), "/x"))
+                    await w.start(part)
+                    await w.until_in_step(part)
+                    break
+            for i in range(60):
+                await node.call(m.SetInfo(op(), path="/d1", modified_ns=i + 1))
+        checkpoints = await w.fenced.list_objects("checkpoints")
+        assert len(checkpoints) <= 2, "older checkpoints are deleted"
+        first = tmp_path / "logs" / "volume" / f"{1:020d}"
+        assert not list(first.glob("*")), "the first epoch's log is covered and deleted"
+        await w.kill("coordinator")
+        await w.kill("resume-key")
+        await w.start("resume-key")
+        await w.until_active("resume-key")
+        names = await node.call(m.ReadDir(path="/", entries_max=1000, caller=caller(0)))
+        assert isinstance(names, m.ReadDirReply)
+        assert len(names.entries) == 100
+        await node.die()
+
+
+async def test_a_sealed_log_that_nothing_names_is_deleted_at_the_second_look(
+    tmp_path: Path,
+) -> None:
+    async with world(tmp_path) as w:
+        await pair(w)
+        node = await PeerNode(w, "n1").join()
+        folder = tmp_path / "logs" / f"node-{node.incarnation.hex()}"
+        assert list(folder.rglob("0*"))
+        coordinator = w.parts["coordinator"].active
+        assert coordinator is not None
+        assert await coordinator.space.one_pass() == 0
+        await node.die()
+        await coordinator.nodes.seal(node.incarnation)
+        assert await coordinator.space.one_pass() == 0, "a reader may be under way"
+        assert await coordinator.space.one_pass() > 0
+        assert not [path for path in folder.rglob("*") if path.is_file()]
+
+
+async def test_the_gate_lets_unrelated_creates_pass_and_keeps_what_an_absent_client_holds(
+    tmp_path: Path,
+) -> None:
+    async with world(tmp_path) as w:
+        w.settings["gate_window_ms"] = 400
+        await pair(w)
+        one, two = await PeerNode(w, "n1").join(), await PeerNode(w, "n2").join()
+        await one.call(open_request(1, "/held"))
+        await one.die()
+        await w.kill("coordinator")
+        stranger = b"d" * 16
+        await two.call(open_request(1, "/other", stranger))
+        active = (await w.until_active("resume-key")).active
+        assert active is not None
+        await w.until("the node is sealed", lambda: active.resume.phase == "RESUME_REMOTE")
+        assert two.channel is not None
+        with pytest.raises(FileNotAvailable):
+            await two.channel.call(open_request(2, "/held", stranger))
+        await two.call(open_request(2, "/held", stranger))  # Released when the window ended.
+        assert active.resume.phase == "ONLINE"
         await two.die()

@@ -1,0 +1,70 @@
+"""Deleting what nothing names any more: segments of data logs (R10).
+
+A segment of a *sealed* data log is dead when no extent lies in it or before it in its log. Pages
+stop being named when they are overwritten (by the sole holder of DIRECT_RW, whose own map is the
+newer one), truncated or unlinked (all tokens were recalled): so no token holder still needs a dead
+segment. Live logs are left alone: a detached record is in the log before the transaction that names
+it, and only a seal ends that race (a sealed node's transactions are refused).
+
+What is dead is read from acknowledged state, and deleted only when it was dead at the pass before,
+too: a read that was under way then has ended, or fails with a missing object and is tried again by
+its client. A crash in between leaves files that the next owner's pass deletes: the rule looks at
+state, not at events.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Final
+
+from sofs.ports.log import FencedStore
+from sofs.ports.runtime import Clock
+from sofs.services.authority.env import node_role
+from sofs.services.authority.group_log import GroupLog
+from sofs.services.authority.state import AuthorityState
+
+log = logging.getLogger("sofs.authority")
+
+PASS_EVERY_MS: Final = 5_000
+LOGS_A_PASS_MAX: Final = 64
+WHOLE_LOG: Final = 2**31
+
+
+class SpaceReclaimer:
+    """One life's deletions of data segments."""
+
+    def __init__(
+        self, clock: Clock, fenced: FencedStore, state: AuthorityState, group: GroupLog
+    ) -> None:
+        self._clock = clock
+        self._fenced = fenced
+        self._state = state
+        self._group = group
+        self._before: dict[int, int] = {}  # log id -> below which segment it was dead last time.
+        self._done: dict[int, int] = {}
+        self.segments_deleted = 0
+
+    async def run(self) -> None:
+        """Pass after pass, until the life ends."""
+        while True:
+            await self._clock.sleep_ms(PASS_EVERY_MS)
+            await self.one_pass()
+
+    async def one_pass(self) -> int:
+        """Delete what was dead at the last pass and is dead now; returns how many segments."""
+        dead = self._state.dead_below(WHOLE_LOG)
+        await self._group.settled()
+        deleted = 0
+        for log_id, (incarnation, below) in dead.items():
+            limit = min(below, self._before.get(log_id, 0))
+            if limit <= self._done.get(log_id, 0) or deleted >= LOGS_A_PASS_MAX:
+                continue
+            claim = await self._fenced.read_claim(node_role(incarnation), 1)
+            if claim is not None:
+                deleted += await self._fenced.delete_segments(claim, below_segment=limit)
+            self._done[log_id] = limit
+        self._before = {log_id: below for log_id, (_, below) in dead.items()}
+        self.segments_deleted += deleted
+        if deleted:
+            log.info("deleted %d dead segments of data logs", deleted)
+        return deleted
