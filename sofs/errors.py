@@ -17,7 +17,7 @@ class ``retry``     what the caller does next:
      +-- names:      InvalidName, ObjectNameNotFound, ObjectNameCollision, NotADirectory,
      IsADirectory, ... +-- access:     AccessDenied, CredentialRefused, SharingViolation,
      FileLockConflict, LockNotGranted, ... +-- handles:    FileClosed, FileForcedClosed, HandleLost,
-     Expired, FileNotAvailable, ... +-- limits:     DiskFull, LimitExceeded, MessageTooLarge +--
+     Expired, FileNotAvailable, ... +-- limits:     DiskFull, LimitExceeded, LimitReached, ... +--
      parts:      Unavailable, WrongIncarnation, Fenced, OutcomeUnknown, DeadlineExceeded +--
      storage:    StoreFailed, StoreUnknown, Corrupt, BackendRefused, FormatRefused +-- protocol:
      ProtocolError, ProtocolVersion
@@ -198,6 +198,11 @@ class DiskFull(SofsError, OSError, code="DISK_FULL"):
 class LimitExceeded(SofsError, code="LIMIT_EXCEEDED", retry="same-call"):
     """A queue or table is at its stated limit. The message names it. Try again with less in
     flight."""
+
+
+class LimitReached(LimitExceeded, code="LIMIT_REACHED"):
+    """The caller holds as much as it may: the message names what. Trying again does not help; give
+    some back first."""
 
 
 class MessageTooLarge(SofsError, ValueError, code="MESSAGE_TOO_LARGE"):

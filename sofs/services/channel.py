@@ -31,6 +31,7 @@ from sofs.constants import (
 )
 from sofs.core.messages import Failure, Hello, HelloReply, Message, Ping, Pong
 from sofs.errors import (
+    InvalidParameter,
     LimitExceeded,
     MessageTooLarge,
     ProtocolError,
@@ -203,10 +204,12 @@ class Channel:
                 return
 
     async def _send(self, batch: list[Envelope]) -> None:
-        """Send a batch as one frame; when the guess of its size was too low, as several."""
+        """Send a batch as one frame; when the guess of its size was too low, or one of its messages
+        has a field that does not fit the wire, as several. Nothing was sent then, so the one
+        message that cannot be sent fails alone."""
         try:
             await self._stream.send(batch)
-        except MessageTooLarge as error:
+        except (MessageTooLarge, InvalidParameter) as error:
             if len(batch) > 1:
                 middle = len(batch) // 2
                 await self._send(batch[:middle])
