@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import asyncio
 import json
 import os
 import platform
@@ -14,6 +15,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import sofs
+from sofs.bench import scale
 from sofs.bench.direct import BLOCK, MIB, Direct, rate
 from sofs.bench.pauses import Pauses, measure
 from sofs.client.sync import File, Share
@@ -225,6 +227,17 @@ def print_pauses(found: Sequence[Pauses]) -> None:
             print(f"    the application saw: {error}")
 
 
+def print_scales(scales: Sequence[scale.Scale]) -> None:
+    print(
+        f"\n{'authority':>12s} {'take-over ms':>13s} {'recovery ms':>12s} {'follower lag at 1000/s':>23s}"
+    )
+    for one in scales:
+        print(
+            f"{one.files:6d} files {one.take_over_ms:13.0f} {one.recovery_ms:12.0f} "
+            f"{one.lag_max:23d}"
+        )
+
+
 def machine() -> str:
     model = next(
         (
@@ -262,6 +275,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--rounds", type=int, default=20, help="per fault; 0: no faults (default 20)"
     )
+    parser.add_argument("--files", type=int, nargs="*", default=[10_000, 100_000], metavar="N")
     parser.add_argument("--no-speed", action="store_true", help="only the faults")
     parser.add_argument("--json", metavar="FILE", help="write the figures as JSON too")
     options = parser.parse_args(argv)
@@ -281,7 +295,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     finally:
         if not options.root:
             shutil.rmtree(folder, ignore_errors=True)
+    scales = []
+    for files in options.files:
+        say(f"  authority with {files} files ...")
+        scales.append(asyncio.run(scale.measure(files)))
     print(machine())
+    if scales:
+        print_scales(scales)
     if rows:
         print_rows(rows)
     if pauses:
@@ -290,6 +310,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         facts = {
             "machine": machine(),
             "rows": [asdict(row) | {"ratio": row.ratio} for row in rows],
+            "scales": [asdict(one) for one in scales],
             "pauses": [{"name": p.name, "ms": p.pauses_ms, "errors": p.errors} for p in pauses],
         }
         Path(options.json).write_text(json.dumps(facts, indent=1))

@@ -76,6 +76,16 @@ class AuthorityPart:
         return self._active
 
     @property
+    def follower_in_step(self) -> bool:
+        """Is this part following with everything applied that it was sent at the start?"""
+        return self._follower is not None and self._follower.in_step
+
+    @property
+    def cold_wait_ms(self) -> int:
+        """How long a part that comes cold leaves an existing volume's claim to others."""
+        return (2 if self._env.settings.part == COORDINATOR else 3) * self._env.settings.silence_ms
+
+    @property
     def address(self) -> str:
         return self._env.endpoint
 
@@ -220,10 +230,9 @@ class AuthorityPart:
 
     def _cold_wait_ms(self, owner: Claim | None) -> int:
         """How long a part that was not following leaves the claim to others."""
-        limit = self._env.settings.silence_ms
-        if self._env.settings.part == COORDINATOR:
-            return 0 if owner is None else 2 * limit
-        return 3 * limit
+        if owner is None and self._env.settings.part == COORDINATOR:
+            return 0
+        return self.cold_wait_ms
 
     async def _try_claim(self, epoch: int, *, silent: bool) -> Claim | None:
         """Claim the epoch after ``epoch`` unless somebody did; None: look at the claims again."""
