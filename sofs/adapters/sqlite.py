@@ -40,7 +40,7 @@ from typing import Final
 
 import apsw
 
-from sofs.adapters.sqlite_errors import code_for, told_to_sqlite
+from sofs.adapters.sqlite_errors import TellsTheLog, code_for, told_to_sqlite
 from sofs.adapters.sqlite_files import (
     JOURNAL_MODES,
     DatabaseFile,
@@ -76,7 +76,7 @@ _ON_SHARE: Final = (
 )
 
 
-class SofsVfs(apsw.VFS):
+class SofsVfs(TellsTheLog, apsw.VFS):
     """The VFS of one share. Made by ``register``; keep it as long as it has connections."""
 
     def __init__(

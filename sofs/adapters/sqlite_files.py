@@ -32,7 +32,7 @@ from typing import Any, Final, Protocol
 
 import apsw
 
-from sofs.adapters.sqlite_errors import told_to_sqlite
+from sofs.adapters.sqlite_errors import TellsTheLog, told_to_sqlite
 from sofs.adapters.sqlite_locks import LockLadder
 from sofs.client.sync import File
 from sofs.constants import WRITE_BYTES_MAX
@@ -65,7 +65,7 @@ class Parking(Protocol):
     def forget(self, database: DatabaseFile) -> None: ...
 
 
-class ShareFile:
+class ShareFile(TellsTheLog):
     """A file of the share, unbuffered: a super-journal, or a WAL in exclusive mode."""
 
     def __init__(self, path: str, file: File) -> None:
@@ -252,10 +252,13 @@ class DatabaseFile(ShareFile):
             self.locks.check()
             self.hand_over()
             data = self.file.pread(amount, offset)
+        self._look_at_header(data, offset)
+        return data
+
+    def _look_at_header(self, data: bytes, offset: int) -> None:
         first, end = _HEADER_WAL_VERSION
         if offset <= first and offset + len(data) >= end:
             self.may_be_wal = max(data[first - offset : end - offset]) > 1
-        return data
 
     def xWrite(self, data: Any, offset: int) -> None:
         with told_to_sqlite(apsw.SQLITE_IOERR_WRITE):
@@ -266,6 +269,7 @@ class DatabaseFile(ShareFile):
                     f"journal_mode {', '.join(JOURNAL_MODES)}"
                 )
             page = bytes(data)
+            self._look_at_header(page, offset)
             held = self._pages.get(offset)
             if held is not None and len(held) != len(page):
                 self.hand_over()
@@ -332,8 +336,8 @@ class DatabaseFile(ShareFile):
 
 
 def refuse_journal_mode(mode: str, *, exclusive: bool = False) -> None:
-    """Raise NotSupported for a journal mode that a share cannot keep its promises in. ``exclusive``:
-    whether the connection is in locking_mode=EXCLUSIVE."""
+    """Raise NotSupported for a journal mode in which a share cannot keep its promises.
+    ``exclusive``: whether the connection is in locking_mode=EXCLUSIVE."""
     if mode not in _REFUSED_MODES or (mode == "wal" and exclusive):
         return
     if mode == "wal":

@@ -26,9 +26,13 @@ would otherwise be rolled back under a live writer), and if readers remain the s
 again, which nobody can prevent. On the way down the shared lock is stacked on the exclusive one
 first, so there is no gap.
 
-Nothing here waits: who is refused raises LockNotGranted, and SQLite's busy handler decides. That is
-SQLite's way out of deadlocks: of two readers that both want to write one is refused RESERVED and
-must give up its SHARED.
+Who is refused raises LockNotGranted, and SQLite's busy handler decides. That is SQLite's way out of
+deadlocks: of two readers that both want to write one is refused RESERVED and must give up its
+SHARED. Nobody ever waits while holding SHARED. But asking again and again is dear here: each try is
+several round trips, and its reads call the file's token away from the node of the writer who is to
+be waited for. So there are three short waits (COURTESY_MS at most, inside the authority's queue of
+locks): to enter while a writer is PENDING; to enter again after RESERVED was refused, until the
+writer is gone; and, with PENDING held, for the last readers to leave.
 
 What may fail. An operation whose outcome stays unknown (the deadline passed) leaves the ladder
 ``broken``: every later use raises until the file is closed, which ends the handle and its locks.
@@ -53,7 +57,11 @@ RESERVED_BYTE: Final = PENDING_BYTE + 1
 SHARED_FIRST: Final = PENDING_BYTE + 2
 SHARED_BYTES: Final = 510
 
+COURTESY_MS: Final = 150
+
 _PENDING: Final = LockRange(PENDING_BYTE, 1, True)
+_NO_WRITER_PENDING: Final = LockRange(PENDING_BYTE, 1, False)
+_NO_WRITER: Final = LockRange(RESERVED_BYTE, 1, False)
 _RESERVED: Final = LockRange(RESERVED_BYTE, 1, True)
 _READERS: Final = LockRange(SHARED_FIRST, SHARED_BYTES, False)
 _ALL_READERS: Final = LockRange(SHARED_FIRST, SHARED_BYTES, True)
@@ -64,7 +72,9 @@ class Lockable(Protocol):
 
     def pread(self, size: int, offset: int) -> bytes: ...
 
-    def lock_ranges(self, ranges: Sequence[LockRange], *, wait: bool = True) -> None: ...
+    def lock_ranges(
+        self, ranges: Sequence[LockRange], *, wait: bool = True, wait_ms: int | None = None
+    ) -> None: ...
 
     def unlock_ranges(self, ranges: Sequence[LockRange]) -> None: ...
 
@@ -77,6 +87,7 @@ class LockLadder:
         self._readers: LockRange | None = None  # Which of the two locks on the 510 bytes is held.
         self._reserved = False
         self._pending = False
+        self._was_refused = False  # RESERVED, at the last try.
         self.broken: SofsError | None = None
 
     @property
@@ -103,8 +114,7 @@ class LockLadder:
         if self._readers is None:
             self._enter()
         if wanted >= RESERVED and wanted < PENDING and not self._reserved:
-            self._lock(_RESERVED)
-            self._reserved = True
+            self._reserve()
         if wanted >= PENDING:
             if not self._pending:
                 self._lock(_PENDING)
@@ -150,16 +160,31 @@ class LockLadder:
             ) from self.broken
 
     def _enter(self) -> None:
+        if self._was_refused:
+            self._was_refused = False
+            self._lock(_NO_WRITER, wait_ms=COURTESY_MS)
+            self._unlock([_NO_WRITER])
         if self._is_held(PENDING_BYTE):
-            raise LockNotGranted("a writer waits for the readers to leave")
-        self._lock(_READERS)
-        self._readers = _READERS
+            self._lock(_NO_WRITER_PENDING, _READERS, wait_ms=COURTESY_MS)
+            self._readers = _READERS
+            self._unlock([_NO_WRITER_PENDING])
+        else:
+            self._lock(_READERS)
+            self._readers = _READERS
+
+    def _reserve(self) -> None:
+        try:
+            self._lock(_RESERVED)
+        except LockNotGranted:
+            self._was_refused = True
+            raise
+        self._reserved = True
 
     def _exclude_readers(self) -> None:
         self._unlock([_READERS])
         self._readers = None
         try:
-            self._lock(_ALL_READERS)
+            self._lock(_ALL_READERS, wait_ms=COURTESY_MS)
         except LockNotGranted:
             try:
                 self._lock(_READERS)
@@ -177,20 +202,20 @@ class LockLadder:
             return True
         return False
 
-    def _lock(self, wanted: LockRange) -> None:
+    def _lock(self, *wanted: LockRange, wait_ms: int = 0) -> None:
         try:
-            self._file.lock_ranges([wanted], wait=False)
+            if wait_ms:
+                self._file.lock_ranges(wanted, wait_ms=wait_ms)
+            else:
+                self._file.lock_ranges(wanted, wait=False)
         except SofsError as error:
-            self._note(error)
+            if not error.definite:
+                self.broken = error
             raise
 
     def _unlock(self, ranges: Sequence[LockRange]) -> None:
         try:
             self._file.unlock_ranges(ranges)
         except SofsError as error:
-            self._note(error)
+            self.broken = error  # Even a definite refusal: a lock that stays would block others.
             raise
-
-    def _note(self, error: SofsError) -> None:
-        if not error.definite:
-            self.broken = error
