@@ -1,7 +1,8 @@
 """Typed identifiers and positions.
 
-Identifiers of 128 bits are ``bytes`` of length 16 drawn from the Entropy port; numbers are given out by
-the authority of a volume and never reused. ``NewType`` keeps them apart for mypy at no cost at run time.
+Identifiers of 128 bits are ``bytes`` of length 16 drawn from the Entropy port; numbers are given
+out by the authority of a volume and never reused. ``NewType`` keeps them apart for mypy at no cost
+at run time.
 """
 
 from __future__ import annotations
@@ -16,7 +17,8 @@ Incarnation = NewType("Incarnation", bytes)
 ClientId = NewType("ClientId", bytes)
 """One client process's identity: 16 random bytes, stable over its reconnects and failovers."""
 CreateGuid = NewType("CreateGuid", bytes)
-"""Chosen by the client for each create; the secret half of a reclaim (semantics: persistent handles)."""
+"""Chosen by the client for each create; the secret half of a reclaim (semantics: persistent
+handles)."""
 AppInstanceId = NewType("AppInstanceId", bytes)
 """Names an application across restarts of its process and host; empty when not used."""
 HandleId = NewType("HandleId", int)
@@ -36,7 +38,8 @@ ROOT_INO: Final = Ino(1)
 
 @dataclass(frozen=True, order=True, slots=True)
 class Position:
-    """A point in the history of a role: the record ``sequence`` as written by the owner of ``epoch``."""
+    """A point in the history of a role: the record ``sequence`` as written by the owner of
+    ``epoch``."""
 
     epoch: int
     sequence: int
