@@ -53,7 +53,7 @@ class Inbound:
         elif isinstance(body, LockUpdate):
             self._lock_update(channel, call, body)
         elif isinstance(body, QuerySize):
-            channel.reply(call, self._size(body))
+            channel.reply(call, self._size(body), checked=True)
         else:
             raise NotSupported(f"a node has no {type(body).__name__}")
 

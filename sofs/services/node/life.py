@@ -42,6 +42,7 @@ log = logging.getLogger("sofs.node")
 
 SESSIONS_MAX: Final = 4096
 NONCE_BYTES: Final = 16
+IDLE_CHECK_MS: Final = 1_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +108,17 @@ class Node:
         self.link.on_registered = self._registered
         writer.on_end(self.end)
         self.link.start()
+        self.tasks.spawn(self._idle_check(), "idle-check")
+
+    async def _idle_check(self) -> None:
+        """A life that nobody asks anything still learns that its log was sealed."""
+        before = -1
+        while True:
+            await self.clock.sleep_ms(IDLE_CHECK_MS)
+            checks = self.log.counters()["checks"]
+            if checks == before:
+                await self.check()
+            before = self.log.counters()["checks"]
 
     def _registered(self, reply: RegisterNodeReply) -> None:
         self.writes.log_id = reply.log_id
@@ -168,7 +180,7 @@ class Node:
         self._streams[channel] = session
         channel.start()
         try:
-            await channel.ended
+            await asyncio.shield(channel.ended)
         finally:
             self._streams.pop(channel, None)
             self._session_ended(session)

@@ -258,6 +258,7 @@ class AuthorityLink:
             name=f"{self._node} to {owner.part or 'authority'} {owner.epoch}",
             on_crash=self._crash,
             timeout_ms=CONNECT_MS,
+            check=self._own_check,
         )
         self._channel = channel
         register = self._tasks.spawn(self._register(channel, owner), "register")

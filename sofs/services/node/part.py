@@ -9,6 +9,7 @@ process is to exit: then its supervisor starts it again.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Callable
 from typing import Final
@@ -99,7 +100,7 @@ class NodePart:
             node = self.node
             born = self._clock.monotonic_ms()
             if node is not None:
-                reason = await node.ended
+                reason = await asyncio.shield(node.ended)
                 self.node = None
                 self.last_end = describe_end(reason)
                 log.warning("node %s: a life ended: %s", self._config.name, self.last_end)
@@ -154,7 +155,7 @@ class NodePart:
         )
         channel.start()
         try:
-            await channel.ended
+            await asyncio.shield(channel.ended)
         finally:
             await channel.close()
 

@@ -135,6 +135,10 @@ class Session:
 
     def _flush(self, call: int, body: Flush) -> None:
         handle = self._handle(body.handle, body.generation)
+        if handle.generation != body.generation:
+            raise StaleGeneration(
+                f"handle {handle.number} has generation {handle.generation}, not {body.generation}"
+            )
         self.n_operations += 1
         self.node.metadata.flush(self, call, handle)
 

@@ -7,7 +7,7 @@ way, and tail replay has nothing of this file to apply behind it. Bytes behind t
 last page are zeroed by a detached record, which counts only through that transaction.
 
 The answer may be a stored one, of a truncate that took effect long ago: what the file is now is
-asked for anew (a token with a new generation), never computed here.
+never computed here. The token is dropped, and the next operation asks for a new one.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ class TruncateOp:
             # Until there is an answer nobody knows the file's size: no deadline.
             message = await node.link.call(lambda: body, deadline_ms=None)
             reply = expect((message, b""), InfoReply)
-            await node.table.acquire(file, RW)
+            node.table.drop_token(file)
         except SofsError as error:
             self._session.refuse(self._call, error, checked=True)
         else:
