@@ -32,6 +32,7 @@ PATH_BYTES_MAX: Final = 4096
 FILE_BYTES_MAX: Final = 2**63 - 1 - BLOCK_BYTES
 DIRECTORY_PAGE_ENTRIES_MAX: Final = 1024
 LOCK_RANGES_MAX: Final = 64  # In one lock or unlock request.
+LOCK_WAIT_MS_MAX: Final = 60_000  # Of one lock request; a client that wants longer asks again.
 
 # Tables.
 CLIENTS_MAX: Final = 10_000  # A volume.

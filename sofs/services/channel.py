@@ -144,7 +144,8 @@ class Channel:
 
     def fail(self, call: int, error: SofsError) -> None:
         """Answer request ``call`` with an error."""
-        self.reply(call, Failure(error.code, error.message, error.retry_after_ms))
+        # A refusal tells of state too ("exists", "locked", "closed"): it is checked like a read.
+        self.reply(call, Failure(error.code, error.message, error.retry_after_ms), checked=True)
 
     def begin(self, body: Message, data: Buffer = b"") -> asyncio.Future[Envelope]:
         """Send a request and return the future of its reply's envelope (may hold a ``Failure``).
@@ -180,7 +181,7 @@ class Channel:
 
     async def _serve(self, call: int, work: Coroutine[Any, Any, Message]) -> None:
         try:
-            self.reply(call, await work)
+            self.reply(call, await work, checked=True)
         except SofsError as error:
             self.fail(call, error)
 
@@ -217,10 +218,13 @@ class Channel:
             elif batch[0].is_reply:
                 refusal = Failure(error.code, error.message)
                 await self._stream.send([Envelope(batch[0].call, True, refusal)])
-            else:
+            elif batch[0].call:
                 future = self._calls.pop(batch[0].call, None)
                 if future is not None and not future.done():
                     future.set_exception(error)
+            else:
+                # Nobody waits for its answer, so nobody would learn that the peer missed it.
+                self.end(error)
             return
         self.frames_sent += 1
         self.messages_sent += len(batch)

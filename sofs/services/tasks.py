@@ -43,6 +43,11 @@ class Tasks:
         if error is not None:
             self._on_crash(error)
 
+    def crash(self, error: BaseException, *, unless: type[BaseException]) -> None:
+        """Report an error of work that belongs here, unless it is of a kind that others handle."""
+        if not isinstance(error, unless):
+            self._on_crash(error)
+
     def cancel(self) -> None:
         """Cancel everything now, without waiting (a part that must answer nobody any more)."""
         self._closed = True

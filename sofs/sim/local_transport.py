@@ -13,8 +13,11 @@ import copy
 from collections import deque
 from collections.abc import Sequence
 
-from sofs.errors import SofsError, Unavailable
+from sofs.errors import InvalidParameter, SofsError, Unavailable
 from sofs.ports.stream import Accept, Envelope, Listener, Stream, Transport
+
+
+SERVICES = ("file", "volume", "resume_key", "witness", "cluster")
 
 
 class LocalStream(Stream):
@@ -111,6 +114,8 @@ class LocalHub:
             stream.close()
 
     async def connect(self, address: str, service: str) -> LocalStream:
+        if service not in SERVICES:
+            raise InvalidParameter(f"there is no service {service!r}")
         accept = self._listeners.get(address)
         if accept is None:
             error = Unavailable(f"nobody listens at {address}")

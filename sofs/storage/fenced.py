@@ -187,6 +187,9 @@ class StoreFences:
     def _delete(self, claim: Claim, below: int, keep_first: bool) -> int:
         keys = self._store.list(log_folder(claim.role, claim.epoch))
         numbers = sorted((number_of(key), key) for key in keys)
+        if self._append is None and numbers:
+            # The highest slot is the fence: without it a frozen writer's next slot would be free.
+            below = min(below, numbers[-1][0])
         doomed = [key for number, key in numbers if 0 < number < below]
         if numbers and numbers[0][0] == 0 and numbers[-1][0] < below and not keep_first:
             doomed.append(numbers[0][1])

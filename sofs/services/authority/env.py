@@ -46,6 +46,7 @@ class AuthoritySettings:
     gate_blackout: bool = False
     hand_back_after_ms: int = 2_000
     checkpoint_every_bytes: int = 16 * MIB
+    checkpoint_every_entries: int = 10_000  # Bounds what a cold start replays.
     checkpoint_alone_bytes: int = 64 * MIB  # The active makes one itself when nobody follows.
     backlog_bytes_max: int = 32 * MIB  # Entries kept for followers that fall behind.
 

@@ -11,9 +11,12 @@ from collections import deque
 from typing import Final
 
 from sofs.core.messages import Entries, Follow, Followed, FollowReply, LogEntry
+from sofs.errors import Unavailable
 from sofs.services.channel import Channel
 
-ENTRIES_BYTES_MAX: Final = 1024 * 1024  # In one Entries message.
+ENTRIES_BYTES_MAX: Final = 1024 * 1024  # In one Entries message, unless one entry is larger.
+PUSHED_ENTRY_BYTES_MAX: Final = 3 * 1024 * 1024  # A larger one is read from the store.
+FOLLOWER_BEHIND_MAX: Final = 20_000  # Entries pushed and not confirmed; beyond it the stream ends.
 FOLLOWERS_MAX: Final = 4
 
 
@@ -43,6 +46,10 @@ class FollowerFeed:
             self._backlog_bytes -= len(dropped.payload)
             self._start = dropped.sequence + 1
         for follower in list(self.followers.values()):
+            if len(payload) > PUSHED_ENTRY_BYTES_MAX:
+                follower.channel.end(Unavailable("an entry is too large to push: read the store"))
+            elif sequence - follower.sequence > FOLLOWER_BEHIND_MAX:
+                follower.channel.end(Unavailable("the follower is too far behind"))
             if follower.channel.alive:
                 follower.channel.notify(Entries(self._epoch, [entry]))
             else:
@@ -55,6 +62,11 @@ class FollowerFeed:
         in_reach = (
             request.epoch == self._epoch or (request.sequence == base_sequence and behind > 0)
         ) and behind >= self._start - 1
+        if any(
+            entry.sequence > behind and len(entry.payload) > PUSHED_ENTRY_BYTES_MAX
+            for entry in self._backlog
+        ):
+            in_reach = False
         if not in_reach:
             return FollowReply(self._epoch, self.last_sequence, from_store=True)
         while len(self.followers) >= FOLLOWERS_MAX:

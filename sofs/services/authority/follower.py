@@ -33,7 +33,7 @@ from sofs.core.messages import (
     Hello,
     LogEntry,
 )
-from sofs.errors import SofsError, Unavailable, WrongIncarnation
+from sofs.errors import ProtocolError, SofsError, Unavailable, WrongIncarnation
 from sofs.ids import Position
 from sofs.ports.log import Claim
 from sofs.ports.recovery import Known
@@ -66,6 +66,7 @@ class FollowerState:
     database: StateDatabase
     position: Position = NOWHERE
     log_bytes_since_checkpoint: int = 0
+    entries_since_checkpoint: int = 0
     checkpoint: CheckpointRef | None = None  # The newest that the log named so far.
 
     def known(self) -> Known | None:
@@ -92,6 +93,7 @@ class Follower:
         self._channel: Channel | None = None
         self._queue: list[tuple[int, LogEntry]] = []
         self._queued: asyncio.Event = asyncio.Event()
+        self._next_sequence = 0
         self.in_step = False  # Entries arrive and are applied: take-over needs only the tail.
         self.was_in_step = False
         self._tasks = Tasks("follower", self._crash)
@@ -152,9 +154,17 @@ class Follower:
 
     def _on_message(self, channel: Channel, envelope: Envelope) -> None:
         body = envelope.body
-        if isinstance(body, Entries):
-            self._queue.extend((body.epoch, entry) for entry in body.entries)
-            self._queued.set()
+        if not isinstance(body, Entries):
+            return
+        for entry in body.entries:
+            if entry.sequence != self._next_sequence:
+                # Something is missing: what we hold may no longer be a point of the history.
+                self.state.position = NOWHERE
+                channel.end(ProtocolError(f"entry {self._next_sequence} did not come"))
+                return
+            self._next_sequence += 1
+            self._queue.append((body.epoch, entry))
+        self._queued.set()
 
     async def _follow(self) -> Verdict | None:
         """One connection's worth of following; None means "connect again"."""
@@ -183,7 +193,12 @@ class Follower:
             self.in_step = True
             asking = self._tasks.spawn(self._ask_back(channel), "hand-back")
             applying = self._tasks.spawn(self._apply_pushed(channel), "push")
-            await asyncio.wait((asking, applying), return_when=asyncio.FIRST_COMPLETED)
+            try:
+                await asyncio.wait((asking, applying), return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                applying.cancel()  # Entries of this stream only; the next begins at our position.
+                if not asking.done():
+                    asking.cancel()
             if asking.done() and not asking.cancelled():
                 asked: Verdict = asking.result()
                 return asked
@@ -197,6 +212,8 @@ class Follower:
         settings = self._env.settings
         while True:
             position = self.state.position
+            self._queue.clear()
+            self._next_sequence = position.sequence + 1
             request = Follow(
                 self._incarnation,
                 settings.part,
@@ -227,6 +244,7 @@ class Follower:
         self.state.database.close()
         self.state.database = database
         self.state.checkpoint = lineage.checkpoint
+        self.state.entries_since_checkpoint = len(replay.changesets) + len(changes)
         last = max((sequence for sequence, _ in entries), default=replay.position.sequence)
         self.state.position = Position(
             self._owner.epoch if entries else replay.position.epoch, last
@@ -248,6 +266,7 @@ class Follower:
                 elif isinstance(decoded, CheckpointEntry | Lineage):
                     self.state.checkpoint = decoded.checkpoint
                 self.state.log_bytes_since_checkpoint += len(entry.payload)
+                self.state.entries_since_checkpoint += 1
             self.state.database.apply_changesets(changes)
             epoch, last = batch[-1][0], batch[-1][1].sequence
             self.state.position = Position(epoch, last)
@@ -256,9 +275,13 @@ class Follower:
 
     async def _maybe_checkpoint(self, channel: Channel) -> None:
         env = self._env
-        if self.state.log_bytes_since_checkpoint < env.settings.checkpoint_every_bytes:
+        state, settings = self.state, env.settings
+        if (
+            state.log_bytes_since_checkpoint < settings.checkpoint_every_bytes
+            and state.entries_since_checkpoint < settings.checkpoint_every_entries
+        ):
             return
-        self.state.log_bytes_since_checkpoint = 0
+        state.log_bytes_since_checkpoint = state.entries_since_checkpoint = 0
         checkpoint = await take_checkpoint(env, self.state.database, self.state.position)
         expect(await channel.call(CheckpointTaken(checkpoint_info(checkpoint))), Done)
 

@@ -92,8 +92,8 @@ class GroupLog:
         group = self._open or self._in_flight
         if group is not None:
             await asyncio.shield(group)
-        elif self._log.ended is not None:
-            raise self._log.ended
+        else:
+            await self._log.check()
 
     async def write(self, entry: Entry) -> Placement:
         """Log an entry that is no changeset and return when it is durable and checked."""
@@ -118,10 +118,10 @@ class GroupLog:
             try:
                 await self._flush_group()
             except SofsError as error:
-                # The log ended; LogWriter.on_end ends the authority's life, which fails all else.
+                # The changes left the database's session and are in no log: this life is over.
                 if not group.done():
                     group.set_exception(error)
-                return
+                raise
             self._in_flight = None
             if not group.done():
                 group.set_result(None)

@@ -32,6 +32,7 @@ from sofs.core.messages import (
 from sofs.core.window import Completed, Forgotten, Fresh, OpWindow
 from sofs.errors import (
     Abandoned,
+    AccessDenied,
     Expired,
     FileClosed,
     FileForcedClosed,
@@ -311,10 +312,15 @@ class Handles(Tokens):
         return str(row[0])
 
     def end_client(self, caller: Caller, now_ns: int) -> None:
-        """Close all handles of the client and forget it; Blocked(detach) while any is connected.
-        Expired when it is unknown already."""
+        """Close all handles of the client and drop its results; Blocked(detach) while any is
+        connected. Expired when it is unknown already, AccessDenied for another principal's.
+
+        The row stays for a while, with every op id acknowledged: a late copy of an operation on a
+        forgotten connection finds EXPIRED, and is not taken for a new client's first."""
         if not self.knows_client(caller.client):
             raise Expired("this client is not known")
+        if self._principal(caller.client) != caller.principal:
+            raise AccessDenied("the client id belongs to another principal")
         handles = [
             row[0]
             for row in self._all(
@@ -324,7 +330,8 @@ class Handles(Tokens):
         rows = [row for row in map(self._handle_row, handles) if row is not None]
         self._detach_first(rows, FileClosed.code)
         self.expire(handles, now_ns)
-        self.forget_client(caller.client)
+        self._run("DELETE FROM result WHERE client=?", caller.client)
+        self._run("UPDATE client SET acked=? WHERE client=?", OP_ID_MAX, caller.client)
 
     def abandon(self, caller: Caller, target_op: int) -> AbandonReply:
         """Settle an operation of the caller: it has happened (True), or from now on it never will.

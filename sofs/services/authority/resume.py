@@ -16,21 +16,22 @@ or was sealed: the rules demand it again in the transaction that releases.
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Final
 
 from sofs.core import messages as m
 from sofs.core.gate import Decision, Phase, ResumeGate
 from sofs.core.handles import HandleTimers
-from sofs.errors import FileNotAvailable
+from sofs.errors import Fenced, FileNotAvailable, OutcomeUnknown, SofsError
 from sofs.services.authority.env import AuthorityEnv
 from sofs.services.authority.service_nodes import Nodes
 from sofs.services.authority.state import AuthorityState
 from sofs.services.tasks import Tasks
 
+log = logging.getLogger("sofs.authority")
+
 TICK_MS: Final = 200
-LOOK_AGAIN_MS: Final = 20
-REGISTER_LIMITS: Final = 4  # A silent node has this many recall limits to register again.
 RELEASED_AT_ONCE_MAX: Final = 512  # Handles in one transaction.
 
 
@@ -133,32 +134,37 @@ class Resumption:
     # Time --------------------------------------------------------------------------------------
 
     async def _tick(self, nodes: Nodes) -> None:
+        last = self._now()
         while True:
             await self._env.clock.sleep_ms(TICK_MS)
             now = self._now()
+            # A gap of our own (a frozen process) is no time that clients could have used.
+            counted = min(now, last + 2 * TICK_MS)
             accepting = bool(nodes.links())
-            self._timers.accepting(now, accepting)
-            self._gate.accepting(now, accepting)
+            for clock in (self._timers, self._gate):
+                clock.accepting(counted, False)
+                clock.accepting(now, accepting)
+            last = now
+            self._start_timers()
             self._wake(self._gate.tick(now))
-            due = self._timers.take_due(now)
-            for handle in due:
-                self._timed.pop(handle, None)
-            if self._gate.phase is Phase.RELEASE:
-                due = sorted({*due, *self._gate.unclaimed()})
-            for at in range(0, len(due), RELEASED_AT_ONCE_MAX):
-                some = due[at : at + RELEASED_AT_ONCE_MAX]
-                await self._release(some)
-                self.settled(some)
+            try:
+                await self._release_due(now)
+            except (Fenced, OutcomeUnknown):
+                raise
+            except SofsError as error:
+                log.warning("handles whose time is over are kept for now: %s", error)
+
+    async def _release_due(self, now_ms: int) -> None:
+        due = self._timers.take_due(now_ms)
+        for handle in due:
+            self._timed.pop(handle, None)
+        if self._gate.phase is Phase.RELEASE:
+            due = sorted({*due, *self._gate.unclaimed()})
+        for at in range(0, len(due), RELEASED_AT_ONCE_MAX):
+            some = due[at : at + RELEASED_AT_ONCE_MAX]
+            await self._release(some)
+            self.settled(some)
 
     async def _resume_node(self, nodes: Nodes, incarnation: bytes) -> None:
-        """Wait until a node of before the take-over registers; seal it when its host says that it
-        is gone, or when it stays silent for the limit."""
-        limit = REGISTER_LIMITS * nodes.limit_ms(incarnation)
-        start = self._now()
-        while nodes.link(incarnation) is None and self._state.is_live_node(incarnation):
-            if await nodes.investigate(incarnation):
-                return
-            if self._now() - start > limit:
-                await nodes.seal_silent(incarnation)
-                return
-            await self._env.clock.sleep_ms(LOOK_AGAIN_MS)
+        """Wait until a node of before the take-over registered, or was sealed."""
+        await nodes.back_or_sealed(incarnation)

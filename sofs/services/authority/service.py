@@ -129,7 +129,7 @@ class AuthorityPart:
         )
         channel.start()
         try:
-            await channel.ended
+            await asyncio.shield(channel.ended)
         finally:
             await channel.close()
 
@@ -180,6 +180,10 @@ class AuthorityPart:
             backoff = min(2 * backoff, LIFE_BACKOFF_MS_MAX)
 
     async def _drop_life(self) -> None:
+        # From here on nobody vouches for the ended incarnation: followers may claim at once.
+        if self._incarnation:
+            self._former[self._incarnation] = None
+            self._incarnation = b""
         active, self._active = self._active, None
         self._taking_over = False
         self.became_active.clear()
@@ -189,8 +193,6 @@ class AuthorityPart:
     async def _life(self) -> None:
         env = self._env
         self._lives += 1
-        if self._incarnation:
-            self._former[self._incarnation] = None
         self._incarnation = env.entropy.token(16)
         state = FollowerState(env.new_database())
         try:
@@ -199,7 +201,7 @@ class AuthorityPart:
         except BaseException:
             state.database.close()
             raise
-        reason = await active.ended
+        reason = await asyncio.shield(active.ended)
         log.info("epoch %d ended: %s", claim.epoch, reason)
 
     async def _follow_until_claimed(self, state: FollowerState) -> Claim:

@@ -25,18 +25,22 @@ import logging
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, Final
 
-from sofs.constants import CLIENT_KEEP_MS
+from sofs.constants import CLIENT_KEEP_MS, LOCK_WAIT_MS_MAX
 from sofs.core import messages as m
-from sofs.core.entries import Boundary, CheckpointEntry, Handover, Lineage
+from sofs.core.entries import Boundary, CheckpointEntry, CheckpointRef, Handover, Lineage
 from sofs.errors import (
+    DiskFull,
     Expired,
     FileNotAvailable,
+    InvalidParameter,
     LockNotGranted,
     NotSupported,
     ObjectNameNotFound,
     ProtocolError,
     SofsError,
     StaleGeneration,
+    StoreFailed,
+    StoreUnknown,
     Unavailable,
 )
 from sofs.ids import Position
@@ -61,6 +65,9 @@ log = logging.getLogger("sofs.authority")
 FORGET_EVERY_MS: Final = 60_000
 ROUNDS_MAX: Final = 64  # How often one operation is run again after something was cleared for it.
 IDLE_CHECK_MS: Final = 1_000
+HAND_BACK_LAG_MAX: Final = 100  # Entries a coordinator may be behind when it asks.
+DRAIN_MS_MAX: Final = 100
+ENDED_CLIENT_KEEP_MS: Final = 600_000  # Far beyond any retry of a node's link.
 OPERATIONS_MAX: Final = 65_536  # In flight on one authority.
 
 Work = Coroutine[Any, Any, m.Message]
@@ -101,10 +108,13 @@ class ActiveAuthority:
         self._channels: dict[Channel, NodeLink | None] = {}
         self._in_flight: dict[tuple[bytes, int], asyncio.Future[m.Message]] = {}
         self._file_locks: dict[int, asyncio.Lock] = {}
+        self._turns: dict[int, asyncio.Lock] = {}  # Who may have a file's tokens recalled.
         self._unlocked: dict[int, list[asyncio.Future[None]]] = {}
         self._last_seen: dict[bytes, int] = {}  # Client -> monotonic ms of its last operation.
         self._segments: list[tuple[int, int]] = []  # (first sequence, segment) of our own log.
-        self._handing_back = False
+        self._handing_back: asyncio.Future[None] | None = None  # Resolved when it came to nothing.
+        self._naming = asyncio.Lock()  # Checkpoints are named one at a time, in order.
+        self._named = Position(0, 0)
         self._operations = 0
         writer.on_end(self._log_ended)
 
@@ -142,6 +152,7 @@ class ActiveAuthority:
         self.group.end(reason)
         for channel in list(self._channels):
             channel.end(Unavailable(f"this authority's life ended: {reason}"))
+        self.nodes.cancel()
         self._tasks.cancel()
 
     async def close(self) -> None:
@@ -179,7 +190,7 @@ class ActiveAuthority:
         self._channels[channel] = None
         channel.start()
         try:
-            await channel.ended
+            await asyncio.shield(channel.ended)
         finally:
             self._channels.pop(channel, None)
             await channel.close()
@@ -199,7 +210,9 @@ class ActiveAuthority:
         elif isinstance(body, m.CheckpointTaken):
             channel.serve(envelope.call, self._name_checkpoint(body))
         elif isinstance(body, m.HandBack):
-            channel.serve(envelope.call, self._hand_back(body))
+            # A task of this life: the follower's stream may end in the middle of it.
+            work = self._tasks.spawn(self._hand_back(body), "hand-back")
+            channel.serve(envelope.call, _result(work))
         elif isinstance(body, m.PartState):
             channel.reply(envelope.call, self.describe())
         else:
@@ -222,9 +235,9 @@ class ActiveAuthority:
 
     async def _counted(self, work: Work) -> m.Message:
         try:
-            if self._handing_back:
-                # Admitted operations finish; new ones wait for the next owner: this life ends soon.
-                await self.ended
+            while self._handing_back is not None:
+                # Admitted operations finish; new ones wait until this life ends, or goes on.
+                await asyncio.shield(self._handing_back)
             self._operations += 1
             try:
                 return await work
@@ -265,23 +278,46 @@ class ActiveAuthority:
     # Running the rules
     # -----------------------------------------------------------------------------
 
-    async def _run(self, rules: Callable[[], m.Message], *, mutates: bool = True) -> m.Message:
+    async def _run(
+        self, rules: Callable[[], m.Message], *, mutates: bool = True, turn_of: int = 0
+    ) -> m.Message:
         """Run synchronous rules in a transaction until nothing blocks them; return their reply when
-        everything they saw is durable and checked."""
-        for _ in range(ROUNDS_MAX):
-            if mutates:
-                await self.group.room()
-            try:
-                with self.group.transaction():
-                    reply = rules()
-            except Blocked as blocked:
-                await self.nodes.clear(blocked)
-                continue
-            await self.group.settled()
-            return reply
+        everything they saw is durable and checked.
+
+        Who needs a file's tokens has a turn of that file, in the order of asking (``turn_of``: from
+        the start): else the node that has just given a token back asks for it again first, and who
+        waited for it starves.
+        """
+        turn = await self._take_turn(turn_of) if turn_of else None
+        try:
+            for _ in range(ROUNDS_MAX):
+                if mutates:
+                    await self.group.room()
+                try:
+                    with self.group.transaction():
+                        reply = rules()
+                except SofsError:
+                    await self.group.settled()  # What the refusal saw must be durable, too.
+                    raise
+                except Blocked as blocked:
+                    if turn is None and blocked.recall:
+                        turn = await self._take_turn(blocked.recall[0].ino)
+                    else:
+                        await self.nodes.clear(blocked)
+                    continue
+                await self.group.settled()
+                return reply
+        finally:
+            if turn is not None:
+                turn.release()
         raise FileNotAvailable(
             f"others took the file back {ROUNDS_MAX} times in a row", retry_after_ms=20
         )
+
+    async def _take_turn(self, ino: int) -> asyncio.Lock:
+        turn = _lock_of(self._turns, ino)
+        await turn.acquire()
+        return turn
 
     async def _once(self, caller: m.Caller, rules: Callable[[], m.Message]) -> m.Message:
         """Run a client's mutation exactly once: stored answers are answered again, a copy that
@@ -373,7 +409,8 @@ class ActiveAuthority:
 
     async def _acquire(self, link: NodeLink, body: m.AcquireToken) -> m.Message:
         return await self._run(
-            lambda: m.TokenReply(self.state.acquire_token(body.ino, body.mode, link.incarnation))
+            lambda: m.TokenReply(self.state.acquire_token(body.ino, body.mode, link.incarnation)),
+            turn_of=body.ino,
         )
 
     async def _fetch_extents(self, link: NodeLink, body: m.FetchExtents) -> m.Message:
@@ -511,6 +548,9 @@ class ActiveAuthority:
             try:
                 size = await self.nodes.query_size(holder)
             except StaleGeneration:
+                # It dropped the token without giving it back (a truncate does), or it has not
+                # arrived there yet: its answer to a recall frees it either way.
+                await self.nodes.recall(holder)
                 continue
             if size is not None:
                 reply.info.size = size.size
@@ -530,11 +570,15 @@ class ActiveAuthority:
         """Grant when every other token holder knows the new table; a lock that waits is tried at
         each unlock until ``wait_ms`` passed. One lock change of a file at a time, so that tables go
         out in order."""
+        if body.wait_ms > LOCK_WAIT_MS_MAX:
+            raise InvalidParameter(
+                f"a lock waits at most {LOCK_WAIT_MS_MAX} ms, not {body.wait_ms}; ask again after"
+            )
         ino = self.state.handle_ino(body.handle)
         deadline = self.env.clock.monotonic_ms() + body.wait_ms
         while True:
             try:
-                async with self._file_lock(ino):
+                async with _lock_of(self._file_locks, ino):
                     reply = await self._once(
                         body.caller, lambda: self.state.lock(body, link.incarnation)
                     )
@@ -551,18 +595,10 @@ class ActiveAuthority:
         """Other holders learn of it when they ask: a node that would refuse for a lock asks
         first."""
         ino = self.state.handle_ino(body.handle)
-        async with self._file_lock(ino):
+        async with _lock_of(self._file_locks, ino):
             reply = await self._once(body.caller, lambda: self.state.unlock(body, link.incarnation))
         self._wake_lockers(ino)
         return reply
-
-    def _file_lock(self, ino: int) -> asyncio.Lock:
-        lock = self._file_locks.get(ino)
-        if lock is None:
-            if len(self._file_locks) > 10_000:
-                self._file_locks = {i: k for i, k in self._file_locks.items() if k.locked()}
-            lock = self._file_locks[ino] = asyncio.Lock()
-        return lock
 
     async def _until_unlock(self, ino: int, limit_ms: int) -> None:
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -604,10 +640,12 @@ class ActiveAuthority:
             now = self.env.clock.monotonic_ms()
             idle = self.state.clients_without_handles()
             idle_since = {client: idle_since.get(client, now) for client in idle}
+            ended = dict.fromkeys(self.state.ended_clients())
             due = [
                 client
                 for client, since in idle_since.items()
-                if now - max(since, self._last_seen.get(client, 0)) >= CLIENT_KEEP_MS
+                if now - max(since, self._last_seen.get(client, 0))
+                >= (ENDED_CLIENT_KEEP_MS if client in ended else CLIENT_KEEP_MS)
             ]
             for client in due:
                 self._last_seen.pop(client, None)
@@ -621,13 +659,23 @@ class ActiveAuthority:
     # ------------------------------------------------------------------
 
     async def _name_checkpoint(self, body: m.CheckpointTaken) -> m.Message:
-        """Log a checkpoint that a follower made; from then on recovery may start at it (R10)."""
+        """Log a checkpoint that a follower made."""
         reference = checkpoint_ref(body.checkpoint)
         if reference.position.epoch != self.claim.epoch:
             raise ProtocolError("the checkpoint is of another epoch")
-        await self.group.write(CheckpointEntry(reference))
-        await self._delete_needless(reference.position, reference.key)
+        await self._name(reference)
         return m.Done()
+
+    async def _name(self, reference: CheckpointRef) -> None:
+        """Log a checkpoint; from then on recovery may start at it (R10). Recovery takes the newest
+        entry, so an older state is never named after a newer one: its object is needless."""
+        async with self._naming:
+            if reference.position <= self._named:
+                await self.env.fenced.delete_object(reference.key)
+                return
+            self._named = reference.position
+            await self.group.write(CheckpointEntry(reference))
+            await self._delete_needless(reference.position, reference.key)
 
     async def _delete_needless(self, position: Position, keep_key: str) -> None:
         """Delete what a checkpoint makes needless, after the boundary record was acknowledged
@@ -661,24 +709,33 @@ class ActiveAuthority:
                     await self.group.settled()
                 # No await from here to the serialization: the image is exactly the log so far.
                 position = Position(self.claim.epoch, self.feed.last_sequence)
-                reference = await take_checkpoint(self.env, self._database, position)
-                await self.group.write(CheckpointEntry(reference))
-                await self._delete_needless(reference.position, reference.key)
+                try:
+                    reference = await take_checkpoint(self.env, self._database, position)
+                    await self._name(reference)
+                except (DiskFull, StoreFailed, StoreUnknown) as error:
+                    log.warning("no checkpoint for now: %s", error)
 
     async def _hand_back(self, body: m.HandBack) -> m.Message:
         """Give the volume to a coordinator in step: stop admitting, finish, log the handover,
         end."""
         follower = self.feed.followers.get(body.incarnation)
-        if not self.resume.online or self._handing_back or follower is None:
+        if not self.resume.online or self._handing_back is not None or follower is None:
             return m.HandBackReply(False)
-        if self.feed.last_sequence - follower.sequence > 100:
+        if self.feed.last_sequence - follower.sequence > HAND_BACK_LAG_MAX:
             return m.HandBackReply(False)
-        self._handing_back = True
+        self._handing_back = asyncio.get_running_loop().create_future()
         start = self.env.clock.monotonic_ms()
-        while self._operations > 0 and self.env.clock.monotonic_ms() - start < 100:
-            await self.env.clock.sleep_ms(1)
-        await self.group.settled()
-        placement = await self.group.write(Handover(body.incarnation, self.feed.last_sequence + 1))
+        try:
+            while self._operations > 0 and self.env.clock.monotonic_ms() - start < DRAIN_MS_MAX:
+                await self.env.clock.sleep_ms(1)
+            await self.group.settled()
+            handover = Handover(body.incarnation, self.feed.last_sequence + 1)
+            placement = await self.group.write(handover)
+        except SofsError as error:
+            log.warning("the volume stays here: %s", error)
+            self._handing_back.set_result(None)
+            self._handing_back = None
+            return m.HandBackReply(False)
         self._tasks.spawn(self._end_soon(), "handed-back")
         return m.HandBackReply(True, self.claim.epoch, placement.sequence)
 
@@ -707,6 +764,21 @@ def _without_grant(reply: m.Message) -> m.Message:
     if isinstance(reply, m.OpenReply) and reply.grant is not None:
         return dataclasses.replace(reply, grant=None)
     return reply
+
+
+def _lock_of(locks: dict[int, asyncio.Lock], ino: int) -> asyncio.Lock:
+    """Return a file's lock out of a table that forgets those not in use."""
+    lock = locks.get(ino)
+    if lock is None:
+        if len(locks) > 10_000:
+            for idle in [i for i, known in locks.items() if not known.locked()]:
+                del locks[idle]
+        lock = locks[ino] = asyncio.Lock()
+    return lock
+
+
+async def _result(task: asyncio.Task[m.Message]) -> m.Message:
+    return await asyncio.shield(task)
 
 
 def _retrieved(future: asyncio.Future[m.Message]) -> None:

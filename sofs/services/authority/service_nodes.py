@@ -19,6 +19,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Final
 
 from sofs.core.messages import (
     BoundHandle,
@@ -36,6 +37,7 @@ from sofs.core.messages import (
 )
 from sofs.core.record import DataHeader, RecordKind, unpack_data_header
 from sofs.errors import (
+    Corrupt,
     Fenced,
     OutcomeUnknown,
     ProtocolError,
@@ -55,7 +57,8 @@ from sofs.services.tasks import Tasks
 
 log = logging.getLogger("sofs.authority")
 
-SEALS_AT_ONCE_MAX = 4
+REGISTER_LIMITS: Final = 4  # A silent node has this many recall limits to register again.
+LOOK_AGAIN_MS: Final = 20
 
 
 @dataclass(slots=True)
@@ -87,11 +90,17 @@ class Nodes:
         self._group = group
         self._tasks = tasks
         self._node_left = node_left
+        # Seals and recalls are shared; their errors belong to those who wait for them.
+        self._shared = Tasks("nodes", lambda error: tasks.crash(error, unless=SofsError))
         self._links: dict[bytes, NodeLink] = {}
         self._seals: dict[bytes, asyncio.Task[None]] = {}
         self._recalls: dict[tuple[int, bytes], asyncio.Task[None]] = {}
         self._registered: dict[bytes, asyncio.Future[None]] = {}
         self.seals_done = 0
+
+    def cancel(self) -> None:
+        """The life is over."""
+        self._shared.cancel()
 
     def links(self) -> list[NodeLink]:
         return [link for link in self._links.values() if link.channel.alive]
@@ -112,14 +121,30 @@ class Nodes:
         self._tasks.spawn(self._watch(link), f"watch {link.name}")
 
     async def _watch(self, link: NodeLink) -> None:
-        """Investigate a node whose stream was reset, at once; silence alone waits for somebody's
-        need."""
-        await link.channel.ended
-        if self._links.get(link.incarnation) is link and not self._is_sealed(link.incarnation):
-            await self.investigate(link.incarnation)
+        """A node whose stream ended registers again or is sealed: nobody else may ever look."""
+        await asyncio.shield(link.channel.ended)
+        if self._links.get(link.incarnation) is link:
+            await self.back_or_sealed(link.incarnation)
 
-    def _is_sealed(self, incarnation: bytes) -> bool:
-        return incarnation in self._seals or not self._state.is_live_node(incarnation)
+    async def back_or_sealed(self, incarnation: bytes) -> None:
+        """Return when the node has a stream again or is sealed: at once when its host says that it
+        is gone, after REGISTER_LIMITS limits when it stays silent. A slow store delays, and accuses
+        nobody."""
+        clock = self._env.clock
+        start = clock.monotonic_ms()
+        while self.link(incarnation) is None and self._state.is_live_node(incarnation):
+            try:
+                if await self.investigate(incarnation):
+                    return
+                if clock.monotonic_ms() - start > REGISTER_LIMITS * self.limit_ms(incarnation):
+                    await self._accuse(incarnation, silent=True)
+                    return
+            except Corrupt as error:
+                log.error("$corrupt: the log of node %s: %s", incarnation.hex()[:8], error)
+                return
+            except SofsError as error:
+                log.warning("node %s: %s", incarnation.hex()[:8], error)
+            await clock.sleep_ms(LOOK_AGAIN_MS)
 
     # Evidence
     # --------------------------------------------------------------------------------------
@@ -142,7 +167,7 @@ class Nodes:
                 self._env.transport,
                 self._env.clock,
                 endpoint,
-                "ping",
+                "cluster",
                 Hello(sender=self._incarnation, target=incarnation),
                 _ignore,
                 name=f"ping {endpoint}",
@@ -177,10 +202,6 @@ class Nodes:
             env.suspicion.claimed(role, env.clock.monotonic_ms())
         await self.seal(incarnation)
 
-    async def seal_silent(self, incarnation: bytes) -> None:
-        """Seal a node that let the limit pass."""
-        await self._accuse(incarnation, silent=True)
-
     # Sealing
     # ---------------------------------------------------------------------------------------
 
@@ -191,7 +212,7 @@ class Nodes:
         if task is None:
             if not self._state.is_live_node(incarnation):
                 return
-            task = self._tasks.spawn(self._seal(incarnation), f"seal {incarnation.hex()[:8]}")
+            task = self._shared.spawn(self._seal(incarnation), f"seal {incarnation.hex()[:8]}")
             self._seals[incarnation] = task
         try:
             await asyncio.shield(task)
@@ -303,7 +324,7 @@ class Nodes:
         key = (token.ino, token.incarnation)
         task = self._recalls.get(key)
         if task is None:
-            task = self._tasks.spawn(self._recall(token), f"recall {token.ino}")
+            task = self._shared.spawn(self._recall(token), f"recall {token.ino}")
             self._recalls[key] = task
             task.add_done_callback(lambda _: self._recalls.pop(key, None))
         await asyncio.shield(task)
@@ -326,7 +347,7 @@ class Nodes:
             return
         commit = expect((answer[1], b""), CommitReply).commit
         with self._group.transaction():
-            self._state.detached([h.handle for h in handles], incarnation, commit)
+            self._state.detached(bound, incarnation, commit)
         self._node_left(incarnation, False)
 
     async def update_locks(

@@ -17,6 +17,7 @@ from __future__ import annotations
 import logging
 from typing import Final
 
+from sofs.errors import Fenced, OutcomeUnknown, SofsError
 from sofs.ports.log import FencedStore
 from sofs.ports.runtime import Clock
 from sofs.services.authority.env import node_role
@@ -48,7 +49,12 @@ class SpaceReclaimer:
         """Pass after pass, until the life ends."""
         while True:
             await self._clock.sleep_ms(PASS_EVERY_MS)
-            await self.one_pass()
+            try:
+                await self.one_pass()
+            except (Fenced, OutcomeUnknown):
+                raise
+            except SofsError as error:
+                log.warning("dead segments stay for now: %s", error)
 
     async def one_pass(self) -> int:
         """Delete what was dead at the last pass and is dead now; returns how many segments."""

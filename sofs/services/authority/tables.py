@@ -293,6 +293,10 @@ class Tables:
         self._run("DELETE FROM client WHERE client=?", client)
         return True
 
+    def ended_clients(self) -> list[bytes]:
+        """Clients that said goodbye."""
+        return [row[0] for row in self._all("SELECT client FROM client WHERE acked=?", OP_ID_MAX)]
+
     def clients_without_handles(self) -> list[bytes]:
         """Clients whose row may be dropped once they were idle long enough."""
         return [row[0] for row in self._all("SELECT client FROM client WHERE handles=0")]

@@ -173,7 +173,7 @@ class WitnessPart:
                 watched.channel, watched.name = channel, greeting.node
                 now = self._clock.monotonic_ms()
                 self._announce(node, watched.view.connected(now, greeting.incarnation))
-                await channel.ended
+                await asyncio.shield(channel.ended)
             finally:
                 watched.channel = None
                 await channel.close()
@@ -250,7 +250,7 @@ class WitnessPart:
         self._channels[channel] = None
         channel.start()
         try:
-            await channel.ended
+            await asyncio.shield(channel.ended)
         finally:
             self._channels.pop(channel, None)
             self.registry.owner_gone(channel)
