@@ -55,7 +55,9 @@ class RawClient:
     async def connect(self, address: str, service: str = "file", **fields: Any) -> RawClient:
         def on_message(channel: Channel, envelope: Envelope) -> None:
             self.pushed.append(envelope.body)
-            if envelope.call:
+            if isinstance(envelope.body, m.Recall | m.Detach):
+                channel.reply(envelope.call, m.CommitReply())
+            elif envelope.call:
                 raise NotSupported("a client answers nothing")
 
         self.channel = await open_channel(
