@@ -75,9 +75,12 @@ _ON_SHARE: Final = (
     | apsw.SQLITE_OPEN_WAL
 )
 
+_registry_lock = threading.Lock()
+_registry: dict[str, SofsVfs] = {}  # APSW unregisters a VFS that nobody refers to.
+
 
 class SofsVfs(TellsTheLog, apsw.VFS):
-    """The VFS of one share. Made by ``register``; keep it as long as it has connections."""
+    """The VFS of one share, from ``register`` to ``unregister``."""
 
     def __init__(
         self,
@@ -96,6 +99,12 @@ class SofsVfs(TellsTheLog, apsw.VFS):
         self._databases: dict[str, list[DatabaseFile]] = {}
         self._thread = threading.local()
         super().__init__(name, base="", makedefault=make_default)
+
+    def unregister(self) -> None:
+        """No new connections; open ones go on."""
+        with _registry_lock:
+            _registry.pop(self.vfs_name, None)
+        super().unregister()
 
     # Opening
 
@@ -277,19 +286,21 @@ def register(
     """Make ``apsw.Connection(path, vfs=name)`` open databases of ``share``.
 
     ``app_instance``: 16 bytes, or any text that names this application instance (see the module).
-    ``handle_timeout_ms``: how long the locks of a dead client last (0: the server's default). Keep
-    the result while it is used; ``result.unregister()`` ends it. InvalidParameter: the name is
-    taken.
+    ``handle_timeout_ms``: how long the locks of a dead client last (0: the server's default).
+    ``result.unregister()`` ends it. InvalidParameter: the name is taken.
     """
-    if name in apsw.vfs_names():
-        raise InvalidParameter(f"a VFS named {name!r} is registered; choose another name")
-    return SofsVfs(
-        share,
-        name,
-        app_instance=instance_id(app_instance),
-        handle_timeout_ms=handle_timeout_ms,
-        make_default=make_default,
-    )
+    instance = instance_id(app_instance)
+    with _registry_lock:
+        if name in apsw.vfs_names():
+            raise InvalidParameter(f"a VFS named {name!r} is registered; choose another name")
+        _registry[name] = SofsVfs(
+            share,
+            name,
+            app_instance=instance,
+            handle_timeout_ms=handle_timeout_ms,
+            make_default=make_default,
+        )
+        return _registry[name]
 
 
 def instance_id(app_instance: bytes | str) -> bytes:
