@@ -31,6 +31,7 @@ from sofs.core.entries import Boundary, CheckpointEntry, CheckpointRef, Handover
 from sofs.errors import (
     DiskFull,
     Expired,
+    FileClosed,
     FileNotAvailable,
     InvalidParameter,
     LockNotGranted,
@@ -462,7 +463,13 @@ class ActiveAuthority:
         if result.code:
             raise ObjectNameNotFound("the handle that this open made is gone")
         self.resume.settled([reply.handle])
-        return dataclasses.replace(reply, generation=result.generation, info=result.info)
+        # The node must learn of a token that the reclaim raised, or it goes on under the older one.
+        return dataclasses.replace(
+            reply,
+            generation=result.generation,
+            info=result.info,
+            grant=answer.grants[0] if answer.grants else None,
+        )
 
     async def _close(self, link: NodeLink, body: m.Close) -> m.Message:
         check_commit(body.commit, link.log_id)
@@ -574,7 +581,7 @@ class ActiveAuthority:
             raise InvalidParameter(
                 f"a lock waits at most {LOCK_WAIT_MS_MAX} ms, not {body.wait_ms}; ask again after"
             )
-        ino = self.state.handle_ino(body.handle)
+        ino = self._ino_of(body.handle)
         deadline = self.env.clock.monotonic_ms() + body.wait_ms
         while True:
             try:
@@ -582,8 +589,9 @@ class ActiveAuthority:
                     reply = await self._once(
                         body.caller, lambda: self.state.lock(body, link.incarnation)
                     )
-                    holders, table = self.state.lock_table(ino, link.incarnation)
-                    await self.nodes.update_locks(ino, holders, table)
+                    if ino:
+                        holders, table = self.state.lock_table(ino, link.incarnation)
+                        await self.nodes.update_locks(ino, holders, table)
                     return reply
             except LockNotGranted:
                 left = deadline - self.env.clock.monotonic_ms()
@@ -594,11 +602,19 @@ class ActiveAuthority:
     async def _unlock(self, link: NodeLink, body: m.Unlock) -> m.Message:
         """Other holders learn of it when they ask: a node that would refuse for a lock asks
         first."""
-        ino = self.state.handle_ino(body.handle)
+        ino = self._ino_of(body.handle)
         async with _lock_of(self._file_locks, ino):
             reply = await self._once(body.caller, lambda: self.state.unlock(body, link.incarnation))
         self._wake_lockers(ino)
         return reply
+
+    def _ino_of(self, handle: int) -> int:
+        """The handle's file; 0 when it is gone: a copy of an answered operation still gets its
+        answer, and any other is refused by the rules."""
+        try:
+            return self.state.handle_ino(handle)
+        except FileClosed:
+            return 0
 
     async def _until_unlock(self, ino: int, limit_ms: int) -> None:
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
