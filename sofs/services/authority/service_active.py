@@ -27,9 +27,8 @@ from typing import Any, Final
 
 from sofs.constants import CLIENT_KEEP_MS, LOCK_WAIT_MS_MAX
 from sofs.core import messages as m
-from sofs.core.entries import Boundary, CheckpointEntry, CheckpointRef, Handover, Lineage
+from sofs.core.entries import Handover, Lineage
 from sofs.errors import (
-    DiskFull,
     Expired,
     FileClosed,
     FileNotAvailable,
@@ -40,18 +39,16 @@ from sofs.errors import (
     ProtocolError,
     SofsError,
     StaleGeneration,
-    StoreFailed,
-    StoreUnknown,
     Unavailable,
 )
-from sofs.ids import Position
 from sofs.ports.log import Claim, LogWriter, Placement
 from sofs.ports.state import StateDatabase
 from sofs.ports.stream import Envelope, Stream
 from sofs.services.authority.blocked import Blocked, TokenRef
+from sofs.services.authority.checkpoints import Checkpoints
 from sofs.services.authority.env import AuthorityEnv
 from sofs.services.authority.feed import FollowerFeed
-from sofs.services.authority.follower import checkpoint_ref, take_checkpoint
+from sofs.services.authority.follower import checkpoint_ref
 from sofs.services.authority.group_log import GroupLog
 from sofs.services.authority.resume import Resumption
 from sofs.services.authority.schema import SCHEMA_VERSION
@@ -104,6 +101,7 @@ class ActiveAuthority:
         self.nodes = Nodes(
             env, claim.incarnation, self.state, self.group, self._tasks, self._node_left
         )
+        self.checkpoints = Checkpoints(env, claim, lineage, database, self.group, self.feed)
         self.space = SpaceReclaimer(env.clock, env.fenced, self.state, self.group)
         self.resume = Resumption(env, self.state, self._tasks, self._release)
         self._channels: dict[Channel, NodeLink | None] = {}
@@ -112,10 +110,7 @@ class ActiveAuthority:
         self._turns: dict[int, asyncio.Lock] = {}  # Who may have a file's tokens recalled.
         self._unlocked: dict[int, list[asyncio.Future[None]]] = {}
         self._last_seen: dict[bytes, int] = {}  # Client -> monotonic ms of its last operation.
-        self._segments: list[tuple[int, int]] = []  # (first sequence, segment) of our own log.
         self._handing_back: asyncio.Future[None] | None = None  # Resolved when it came to nothing.
-        self._naming = asyncio.Lock()  # Checkpoints are named one at a time, in order.
-        self._named = Position(0, 0)
         self._operations = 0
         writer.on_end(self._log_ended)
 
@@ -133,7 +128,7 @@ class ActiveAuthority:
         self._tasks.spawn(self._forget_idle_clients(), "forget")
         self._tasks.spawn(self.space.run(), "space")
         self._tasks.spawn(self._idle_check(), "idle-check")
-        self._tasks.spawn(self._checkpoint_alone(), "checkpoint")
+        self._tasks.spawn(self.checkpoints.make_when_alone(), "checkpoint")
 
     def _crash(self, error: BaseException) -> None:
         self.end(
@@ -165,8 +160,7 @@ class ActiveAuthority:
         self._database.close()
 
     def _logged(self, placement: Placement, payload: bytes) -> None:
-        if not self._segments or self._segments[-1][1] != placement.segment:
-            self._segments.append((placement.sequence, placement.segment))
+        self.checkpoints.logged(placement.sequence, placement.segment)
         self.feed.logged(placement.sequence, payload)
 
     async def _idle_check(self) -> None:
@@ -679,57 +673,8 @@ class ActiveAuthority:
         reference = checkpoint_ref(body.checkpoint)
         if reference.position.epoch != self.claim.epoch:
             raise ProtocolError("the checkpoint is of another epoch")
-        await self._name(reference)
+        await self.checkpoints.name(reference)
         return m.Done()
-
-    async def _name(self, reference: CheckpointRef) -> None:
-        """Log a checkpoint; from then on recovery may start at it (R10). Recovery takes the newest
-        entry, so an older state is never named after a newer one: its object is needless."""
-        async with self._naming:
-            if reference.position <= self._named:
-                await self.env.fenced.delete_object(reference.key)
-                return
-            self._named = reference.position
-            await self.group.write(CheckpointEntry(reference))
-            await self._delete_needless(reference.position, reference.key)
-
-    async def _delete_needless(self, position: Position, keep_key: str) -> None:
-        """Delete what a checkpoint makes needless, after the boundary record was acknowledged
-        (R10)."""
-        fenced = self.env.fenced
-        keys = await fenced.list_objects("checkpoints")
-        older = [key for key in keys if key != keep_key and key < keep_key]
-        await self.group.write(Boundary(position, older))
-        for key in older:
-            await fenced.delete_object(key)
-        for sealed in self._lineage.history:
-            if sealed.last_sequence <= position.sequence:
-                claim = await fenced.read_claim(self.claim.role, sealed.epoch)
-                if claim is not None:
-                    await fenced.delete_segments(claim, below_segment=2**31)
-        whole = [s for first, s in self._segments if first <= position.sequence]
-        if whole and whole[-1] > 0:
-            # Segment 0 holds the lineage, which a successor reads first: it stays.
-            await fenced.delete_segments(self.claim, below_segment=whole[-1], keep_first=True)
-
-    async def _checkpoint_alone(self) -> None:
-        """Without a follower nobody else bounds the log: make a checkpoint here, rarely."""
-        done = 0
-        while True:
-            await self.env.clock.sleep_ms(1_000)
-            if self.feed.logged_bytes - done < self.env.settings.checkpoint_alone_bytes:
-                continue
-            done = self.feed.logged_bytes
-            if self.feed.lag() is None:
-                while not self.group.clean:
-                    await self.group.settled()
-                # No await from here to the serialization: the image is exactly the log so far.
-                position = Position(self.claim.epoch, self.feed.last_sequence)
-                try:
-                    reference = await take_checkpoint(self.env, self._database, position)
-                    await self._name(reference)
-                except (DiskFull, StoreFailed, StoreUnknown) as error:
-                    log.warning("no checkpoint for now: %s", error)
 
     async def _hand_back(self, body: m.HandBack) -> m.Message:
         """Give the volume to a coordinator in step: stop admitting, finish, log the handover,

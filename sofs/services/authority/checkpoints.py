@@ -1,0 +1,103 @@
+"""Checkpoints: naming them in the log, and deleting what they make needless (R10).
+
+A checkpoint is an object that a follower wrote, or the owner itself when nobody follows. It counts
+only once an entry of the log names it, and only the owner writes that entry. Recovery takes the
+newest entry: so checkpoints are named one at a time, in the order of what they hold. Logs and
+checkpoints below the newest are deleted after the boundary that says so was acknowledged. A crash
+in between leaves objects that the next boundary covers.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import Final
+
+from sofs.core.entries import Boundary, CheckpointEntry, CheckpointRef, Lineage
+from sofs.errors import DiskFull, StoreFailed, StoreUnknown
+from sofs.ids import Position
+from sofs.ports.log import Claim
+from sofs.ports.state import StateDatabase
+from sofs.services.authority.env import AuthorityEnv
+from sofs.services.authority.feed import FollowerFeed
+from sofs.services.authority.follower import take_checkpoint
+from sofs.services.authority.group_log import GroupLog
+
+log = logging.getLogger("sofs.authority")
+
+LOOK_EVERY_MS: Final = 1_000
+WHOLE_LOG: Final = 2**31
+
+
+class Checkpoints:
+    """One life's checkpoints."""
+
+    def __init__(
+        self,
+        env: AuthorityEnv,
+        claim: Claim,
+        lineage: Lineage,
+        database: StateDatabase,
+        group: GroupLog,
+        feed: FollowerFeed,
+    ) -> None:
+        self._env = env
+        self._claim = claim
+        self._lineage = lineage
+        self._database = database
+        self._group = group
+        self._feed = feed
+        self._naming = asyncio.Lock()
+        self._named = Position(0, 0)
+        self._segments: list[tuple[int, int]] = []  # (first sequence, segment) of our own log.
+
+    def logged(self, sequence: int, segment: int) -> None:
+        """An entry of our own log became durable."""
+        if not self._segments or self._segments[-1][1] != segment:
+            self._segments.append((sequence, segment))
+
+    async def name(self, reference: CheckpointRef) -> None:
+        """Log a checkpoint; from then on recovery may start at it. An older state than the newest
+        named one is never named: its object is needless."""
+        async with self._naming:
+            if reference.position <= self._named:
+                await self._env.fenced.delete_object(reference.key)
+                return
+            self._named = reference.position
+            await self._group.write(CheckpointEntry(reference))
+            await self._delete_needless(reference.position, reference.key)
+
+    async def _delete_needless(self, position: Position, keep_key: str) -> None:
+        fenced = self._env.fenced
+        keys = await fenced.list_objects("checkpoints")
+        older = [key for key in keys if key != keep_key and key < keep_key]
+        await self._group.write(Boundary(position, older))
+        for key in older:
+            await fenced.delete_object(key)
+        for sealed in self._lineage.history:
+            if sealed.last_sequence <= position.sequence:
+                claim = await fenced.read_claim(self._claim.role, sealed.epoch)
+                if claim is not None:
+                    await fenced.delete_segments(claim, below_segment=WHOLE_LOG)
+        whole = [segment for first, segment in self._segments if first <= position.sequence]
+        if whole and whole[-1] > 0:
+            # Segment 0 holds the lineage, which a successor reads first: it stays.
+            await fenced.delete_segments(self._claim, below_segment=whole[-1], keep_first=True)
+
+    async def make_when_alone(self) -> None:
+        """Without a follower nobody else bounds the log: make a checkpoint here, rarely."""
+        done = 0
+        while True:
+            await self._env.clock.sleep_ms(LOOK_EVERY_MS)
+            if self._feed.logged_bytes - done < self._env.settings.checkpoint_alone_bytes:
+                continue
+            done = self._feed.logged_bytes
+            if self._feed.lag() is None:
+                while not self._group.clean:
+                    await self._group.settled()
+                # No await from here to the serialization: the image is exactly the log so far.
+                position = Position(self._claim.epoch, self._feed.last_sequence)
+                try:
+                    await self.name(await take_checkpoint(self._env, self._database, position))
+                except (DiskFull, StoreFailed, StoreUnknown) as error:
+                    log.warning("no checkpoint for now: %s", error)
