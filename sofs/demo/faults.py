@@ -1,0 +1,158 @@
+"""The faults, one after another, each while operations are in flight and each waited for.
+
+A fault hits when calls are in flight and its target is up. It is over when every activity has
+finished the step it was in and one more; a frozen process is thawed then, and waited for again,
+because a server that wakes up and believes itself alive is the harder half.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from sofs.client.sync import Share
+from sofs.demo.activity import Activity
+from sofs.demo.cluster import Cluster, parts_of
+from sofs.demo.meter import Meter
+from sofs.errors import DeadlineExceeded, InvariantViolation
+
+RECOVERED_S_MAX: Final = 45.0
+IN_FLIGHT_S_MAX: Final = 10.0
+SETTLE_S: Final = 1.5  # Between faults: life as usual.
+THAW_AFTER_S: Final = 1.5
+STEPS_AFTER: Final = 2
+SERVING: Final = "serving node"
+FAULTS: Final = (
+    ("SIGKILL", SERVING),
+    ("SIGKILL", "coordinator"),
+    ("SIGKILL", "resume-key"),
+    ("SIGKILL", "witness"),
+    ("SIGKILL", "leader"),
+    ("SIGSTOP", SERVING),
+)
+
+
+@dataclass
+class Fault:
+    """One row of the table. ``began`` and ``ended``: time.monotonic, set around the fault."""
+
+    signal: str
+    role: str
+    target: str
+    in_flight: int = 0
+    longest_s: float = 0.0
+    longest_call: str = ""
+    errors: int = 0
+    lost: int = 0
+    began: float = 0.0
+    ended: float = 0.0
+
+    @property
+    def title(self) -> str:
+        return f"{self.signal} {self.role} ({self.target})"
+
+
+class FaultScript:
+    """Applies faults and says what happens. ``served``: a client; the node that serves it now is
+    "the serving node"."""
+
+    def __init__(
+        self,
+        cluster: Cluster,
+        meter: Meter,
+        activities: Sequence[Activity],
+        served: Callable[[], Share],
+        say: Callable[[str], None],
+    ) -> None:
+        self._cluster = cluster
+        self._meter = meter
+        self._activities = activities
+        self._served = served
+        self._say = say
+        self.done: list[Fault] = []
+
+    def roles_missing(self) -> list[str]:
+        """Roles of the script that this cluster does not have."""
+        return [role for _, role in FAULTS if role != SERVING and not parts_of(self._cluster, role)]
+
+    def run(self, until: float) -> None:
+        """Apply every fault that fits before ``until`` (time.monotonic); stop at the first error
+        of an activity."""
+        for signal, role in FAULTS:
+            if time.monotonic() >= until or any(a.errors for a in self._activities):
+                return
+            if role == SERVING or parts_of(self._cluster, role):
+                self._cluster.wait_ready()
+                time.sleep(SETTLE_S)
+                self._apply(signal, role)
+
+    def not_reached(self) -> list[str]:
+        """Faults for which there was no time."""
+        done = {(fault.signal, fault.role) for fault in self.done}
+        missing = self.roles_missing()
+        return [
+            f"{signal} {role}"
+            for signal, role in FAULTS
+            if (signal, role) not in done and role not in missing
+        ]
+
+    def _target(self, role: str) -> str:
+        if role != SERVING:
+            named = parts_of(self._cluster, role)
+            watching = self._served().facts().witness_address  # Better one that somebody uses.
+            used = [n for n in named if self._cluster.parts[n].config.address == watching]
+            return [*used, *named][0]
+        end = time.monotonic() + IN_FLIGHT_S_MAX
+        while time.monotonic() < end:
+            address = self._served().facts().address
+            if address:
+                return self._cluster.node_at(address)
+            time.sleep(0.02)
+        raise DeadlineExceeded("the first teller is connected to no node; see the cluster's logs")
+
+    def _apply(self, signal: str, role: str) -> None:
+        fault = Fault(signal, role, self._target(role))
+        goals = {activity: activity.steps + STEPS_AFTER for activity in self._activities}
+        self._meter.forget_longest()
+        fault.in_flight = self._wait_in_flight()
+        fault.began = time.monotonic()
+        frozen = signal == "SIGSTOP"
+        (self._cluster.freeze if frozen else self._cluster.kill)(fault.target)
+        self._say(f"{fault.title}: {fault.in_flight} operations in flight")
+        try:
+            self._wait_recovered(goals)
+            if frozen:
+                time.sleep(max(0.0, fault.began + THAW_AFTER_S - time.monotonic()))
+        finally:
+            if frozen:
+                self._cluster.thaw(fault.target)
+        if frozen:
+            self._say(f"SIGCONT {fault.target}: it wakes up and finds that it was replaced")
+            self._wait_recovered({a: a.steps + STEPS_AFTER for a in self._activities})
+        fault.longest_s, fault.longest_call = self._meter.longest()
+        fault.ended = time.monotonic()
+        self.done.append(fault)
+        self._say(
+            f"all {len(self._activities)} clients are {STEPS_AFTER} steps further;"
+            f" the longest call took {fault.longest_s * 1e3:.0f} ms ({fault.longest_call})"
+        )
+
+    def _wait_in_flight(self) -> int:
+        end = time.monotonic() + IN_FLIGHT_S_MAX
+        while time.monotonic() < end:
+            n = self._meter.in_flight()
+            if n >= min(2, len(self._activities)):
+                return n
+            time.sleep(0.0005)
+        raise InvariantViolation("nothing is in flight, although the clients are at work")
+
+    def _wait_recovered(self, goals: dict[Activity, int]) -> None:
+        end = time.monotonic() + RECOVERED_S_MAX
+        while time.monotonic() < end:
+            if all(a.errors or not a.is_alive() or a.steps >= goal for a, goal in goals.items()):
+                return
+            time.sleep(0.005)
+        stuck = ", ".join(a.name for a, goal in goals.items() if a.steps < goal)
+        raise DeadlineExceeded(f"no progress {RECOVERED_S_MAX:.0f} s after a fault: {stuck}")

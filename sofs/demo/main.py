@@ -1,0 +1,250 @@
+"""The run: start, work, faults, checks, clean-up.
+
+Everything is bounded: the whole demo by ``--seconds``, of which the last part belongs to the
+checks. Whatever happens, Ctrl-C and SIGTERM too, the cluster is ended and the folder removed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import shutil
+import signal
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from types import FrameType
+from typing import Final
+
+from sofs.client.sync import Share, connect
+from sofs.demo.activity import Activity
+from sofs.demo.bank import Teller, examine_bank, found_bank
+from sofs.demo.cluster import Cluster, make_cluster, parts_of, ray_is_there
+from sofs.demo.faults import FaultScript
+from sofs.demo.meter import Meter, timed_share
+from sofs.demo.report import Narrator, Outcome, print_outcome, write_json
+from sofs.demo.tree import Comparer, Copier, Tree
+from sofs.errors import SofsError
+
+NODES: Final = 3
+TELLERS: Final = 3
+COPIERS: Final = 2
+COMPARERS: Final = 3
+CHECKS_S: Final = 30.0  # Kept for the checks at the end.
+JOIN_S_MAX: Final = 60.0
+PROGRESS_S: Final = 5.0
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the demo; return the exit status."""
+    options = _parser().parse_args(argv)
+    ray = ray_is_there() and not options.no_ray
+    narrator = Narrator(sys.stderr if options.json == "-" else sys.stdout)
+    outcome = Outcome("local Ray" if ray else "plain processes, without Ray")
+    try:
+        with _signals_interrupt(), _folder(options.folder) as folder:
+            Demo(folder, ray, options.seconds, narrator, outcome).run()
+    except KeyboardInterrupt:
+        narrator.say("interrupted; everything that was started has been ended")
+        return 130
+    except (SofsError, TimeoutError, OSError) as error:
+        outcome.broken.append(f"the demo could not go on: {error}")
+    outcome.seconds = time.monotonic() - narrator.began
+    outcome.judge()
+    print_outcome(outcome, narrator)
+    if options.json:
+        write_json(outcome, options.json)
+    return 0 if outcome.kept else 1
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="sofs demo",
+        description="Start a cluster of three nodes on this machine, run a SQLite bank and a copy "
+        "of the Python standard library on it, kill and freeze its processes meanwhile, and check "
+        "that no error was seen and nothing was lost.",
+    )
+    parser.add_argument(
+        "--no-ray", action="store_true", help="plain processes instead of a local Ray cluster"
+    )
+    parser.add_argument(
+        "--seconds", type=float, default=110.0, help="time for all of it (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--folder",
+        type=Path,
+        help="an empty folder for the volume, which stays (default: a "
+        "temporary one, which is removed)",
+    )
+    parser.add_argument(
+        "--json", nargs="?", const="-", metavar="FILE",
+        help="write all facts as JSON to FILE, or to standard output",
+    )  # fmt: skip
+    return parser
+
+
+@contextlib.contextmanager
+def _signals_interrupt() -> Iterator[None]:
+    """SIGTERM and SIGHUP end the demo as Ctrl-C does. Once it is ending, further ones wait for the
+    clean-up."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    ending = False
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        nonlocal ending
+        if not ending:
+            ending = True
+            raise KeyboardInterrupt
+
+    caught = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    before = [signal.signal(each, interrupt) for each in caught]
+    try:
+        yield
+    finally:
+        for each, handler in zip(caught, before, strict=True):
+            signal.signal(each, handler)
+
+
+@contextlib.contextmanager
+def _folder(given: Path | None) -> Iterator[Path]:
+    if given is not None:
+        given.mkdir(parents=True, exist_ok=True)
+        yield given
+        return
+    made = Path(tempfile.mkdtemp(prefix="sofs-demo-"))
+    try:
+        yield made
+    finally:
+        shutil.rmtree(made, ignore_errors=True)
+
+
+class Demo:
+    """One run; fills in ``outcome``."""
+
+    def __init__(
+        self, folder: Path, ray: bool, seconds: float, narrator: Narrator, outcome: Outcome
+    ) -> None:
+        self._folder = folder
+        self._ray = ray
+        self._end = narrator.began + seconds
+        self._narrator = narrator
+        self._say = narrator.say
+        self._outcome = outcome
+        self._meter = Meter()
+        self._progress_stop = threading.Event()
+        self._tellers: list[Teller] = []
+        self._copiers: list[Copier] = []
+
+    def run(self) -> None:
+        self._say(f"starting {NODES} nodes on {self._outcome.cluster} in {self._folder}")
+        with make_cluster(self._folder / "root", nodes=NODES, ray=self._ray) as cluster:
+            names = ", ".join(cluster.parts)
+            self._say(f"cluster is up: {names}")
+            self._work(cluster)
+            self._check(cluster)
+            self._say("checks done; ending the cluster")
+
+    def _connector(self, cluster: Cluster, number: int) -> Callable[[], Share]:
+        """Return what connects a measured client, through the node of that number first."""
+        nodes = parts_of(cluster, "node")
+        url = cluster.url_from(nodes[number % len(nodes)])
+        return lambda: timed_share(connect(url, credential=cluster.credential), self._meter)
+
+    def _work(self, cluster: Cluster) -> None:
+        tree = Tree()
+        self._tree = tree
+        with self._connector(cluster, 0)() as share:
+            found_bank(share)
+            tree.make_directories(share)
+        self._tellers = [
+            Teller(f"teller-{n + 1}", self._connector(cluster, n)) for n in range(TELLERS)
+        ]
+        nodes = [self._connector(cluster, n) for n in range(COPIERS + 1)]
+        self._copiers = [
+            Copier(f"copier-{n + 1}", tree, nodes[n], nodes[n + 1]) for n in range(COPIERS)
+        ]
+        activities: list[Activity] = [*self._tellers, *self._copiers]
+        self._say(
+            f"{TELLERS} tellers on {min(TELLERS, NODES)} nodes and {COPIERS} copiers of"
+            f" {len(tree.entries)} files begin"
+        )
+        for activity in activities:
+            activity.start()
+        progress = threading.Thread(target=self._tell_progress, daemon=True)
+        progress.start()
+        script = FaultScript(cluster, self._meter, activities, self._first_client, self._say)
+        self._outcome.roles_missing = script.roles_missing()
+        try:
+            script.run(self._end - CHECKS_S)
+            self._finish_copy(activities)
+        finally:
+            self._outcome.faults = script.done
+            self._outcome.not_reached = script.not_reached()
+            self._progress_stop.set()
+            for activity in activities:
+                activity.end()
+        self._join(activities)
+        self._outcome.operations = self._meter.operations
+
+    def _first_client(self) -> Share:
+        while (share := self._tellers[0].share) is None:
+            if self._tellers[0].errors:
+                raise TimeoutError(f"teller-1 could not connect: {self._tellers[0].errors[0].text}")
+            time.sleep(0.01)
+        return share
+
+    def _finish_copy(self, activities: list[Activity]) -> None:
+        """Let the copiers go on while there is time, if files are left."""
+        until = self._end - CHECKS_S
+        while (
+            time.monotonic() < until
+            and len(self._tree.copied()) < len(self._tree.entries)
+            and not any(activity.errors for activity in activities)
+        ):
+            time.sleep(0.1)
+
+    def _join(self, activities: Sequence[Activity]) -> None:
+        until = time.monotonic() + JOIN_S_MAX
+        for activity in activities:
+            activity.join(max(0.0, until - time.monotonic()))
+            if activity.is_alive():
+                raise TimeoutError(f"{activity.name} is still inside a call")
+            self._outcome.errors += activity.errors
+
+    def _tell_progress(self) -> None:
+        while not self._progress_stop.wait(PROGRESS_S):
+            transfers = sum(len(teller.transfers) for teller in self._tellers)
+            compared = sum(copier.compared for copier in self._copiers)
+            self._say(
+                f"  {transfers} transfers, {len(self._tree.copied())} of"
+                f" {len(self._tree.entries)} files copied, {compared} compared"
+            )
+
+    def _check(self, cluster: Cluster) -> None:
+        outcome, tree = self._outcome, self._tree
+        self._say("checking bank and audit through another client")
+        with self._connector(cluster, 1)() as share:
+            outcome.bank = examine_bank(share, self._tellers)
+        copied = tree.copied()
+        self._say(f"reading {len(copied)} files back through other nodes")
+        comparers = [
+            Comparer(f"comparer-{n + 1}", copied[n::COMPARERS], self._connector(cluster, n + 2))
+            for n in range(COMPARERS)
+        ]
+        for comparer in comparers:
+            comparer.start()
+        while any(c.is_alive() for c in comparers) and time.monotonic() < self._end:
+            time.sleep(0.05)
+        for comparer in comparers:
+            comparer.end()
+        self._join(comparers)
+        outcome.tree.files = len(tree.entries)
+        outcome.tree.copied = len(copied)
+        outcome.tree.copied_bytes = sum(entry.n_bytes for entry in copied)
+        outcome.tree.compared = sum(comparer.steps for comparer in comparers)
+        outcome.tree.lost = [each for comparer in comparers for each in comparer.different]
