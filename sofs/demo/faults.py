@@ -16,7 +16,7 @@ from sofs.client.sync import Share
 from sofs.demo.activity import Activity
 from sofs.demo.cluster import Cluster, parts_of
 from sofs.demo.meter import Meter
-from sofs.errors import DeadlineExceeded, InvariantViolation
+from sofs.errors import DeadlineExceeded
 
 RECOVERED_S_MAX: Final = 45.0
 IN_FLIGHT_S_MAX: Final = 10.0
@@ -146,7 +146,9 @@ class FaultScript:
             if n >= min(2, len(self._activities)):
                 return n
             time.sleep(0.0005)
-        raise InvariantViolation("nothing is in flight, although the clients are at work")
+        raise DeadlineExceeded(
+            f"nothing was in flight for {IN_FLIGHT_S_MAX:.0f} s, so the fault would prove nothing"
+        )
 
     def _wait_recovered(self, goals: dict[Activity, int]) -> None:
         end = time.monotonic() + RECOVERED_S_MAX

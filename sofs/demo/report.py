@@ -75,8 +75,8 @@ class Outcome:
 
 def _windows(faults: Sequence[Fault]) -> list[tuple[Fault, float]]:
     """Each fault with the moment when the next begins."""
-    ends = [fault.began for fault in faults[1:]] + [float("inf")]
-    return list(zip(faults, ends, strict=True))
+    ends = [*(fault.began for fault in faults[1:]), float("inf")]
+    return list(zip(faults, ends, strict=False))
 
 
 def print_outcome(outcome: Outcome, narrator: Narrator) -> None:
