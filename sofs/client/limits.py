@@ -35,6 +35,7 @@ LOCK_WAIT_MS: Final = 2000  # A waiting lock asks anew this often, so that its o
 SWEEP_MS: Final = HEARTBEAT_MS // 2  # How often deadlines and silence are looked at.
 CONNECT_MS_MAX: Final = 2000  # Transport, Hello and first answer of one address.
 RECLAIM_MS_MAX: Final = 15_000  # While the node answers pings: the authority may be moving.
+RECLAIM_HANDLES_MAX: Final = 1024  # In one call; the answer with its grants must fit a message.
 WARM_CHECK_MS: Final = 1000  # The standby stream is pinged this often...
 WARM_RETRY_MS: Final = 100  # ...and sought anew this often, doubling up to:
 WARM_RETRY_MS_MAX: Final = 2000

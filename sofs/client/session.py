@@ -1,7 +1,7 @@
 """The client core: one session to one node, a warm stream to another, and failover between them.
 
 Theory of operation. The *keeper* is one task that owns the session. It waits for the session's end,
-takes the warm stream (or walks the addresses), reclaims all handles in one batch, and only then
+takes the warm stream (or walks the addresses), reclaims all handles in batches, and only then
 lets ``Flight`` send what is unanswered again, in order, with the old numbers. Whatever fails in
 between starts it over; callers notice nothing but the pause. Nothing else changes the session, so
 two failovers cannot run at once.
@@ -25,6 +25,7 @@ import asyncio
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Final
 
 from sofs.client import limits
@@ -55,8 +56,12 @@ from sofs.core.messages import (
 from sofs.errors import (
     AccessDenied,
     DeadlineExceeded,
+    DiskFull,
     Expired,
+    FileNotAvailable,
     HandleLost,
+    LimitExceeded,
+    MessageTooLarge,
     NotSupported,
     ObjectNameNotFound,
     OutcomeUnknown,
@@ -169,6 +174,8 @@ class ClientCore:
             self._tasks,
             self._operation_ends_session,
         )
+        self._registration = self.flight.take_op_id()  # The first of all: 1.
+        self._registered = False
         self._witness: WitnessClient | None = None
         self._want_warm, self._want_witness = warm, witness
         self._session: Session | None = None
@@ -441,61 +448,86 @@ class ClientCore:
         if isinstance(remote, HelloReply):
             self._book.hint(remote.addresses)
 
+    async def _register(self, channel: Channel) -> None:
+        """A client's very first operation: a reclaim of nothing, alone, with op id 1. The authority
+        takes op id 1 and no other for a new client's, so nothing flies before its answer, and it is
+        sent with the same number until then, whatever became of earlier copies."""
+        pauses = 0
+        while not self._registered:
+            try:
+                await self._ask_reclaim(channel, self._registration, ())
+            except SofsError as error:
+                if error.retry != "same-call":
+                    raise
+                pauses = await self._reclaim_pause(pauses, error.retry_after_ms)
+            else:
+                self._registered = True
+                self.flight.drop_op_id(self._registration)
+
     async def _reclaim(self, channel: Channel) -> int:
-        """Reclaim all handles through ``channel`` in one batch; return how many are lost."""
-        refusals, lost = 0, 0
+        """Reclaim all handles through ``channel``, batch by batch; return how many are lost.
+
+        A handle is lost only when its own result says so, or when the servers know this client no
+        more. What else is refused is asked again here, or (by raising) through another node."""
+        await self._register(channel)
+        pauses, lost = 0, 0
         left = dict(self.flight.handles)
+        batch_max = limits.RECLAIM_HANDLES_MAX
         while left:
+            batch = list(islice(left.values(), batch_max))
             # A number of its own each time: the stored answer of an earlier one would speak of
             # another node.
             op_id = self.flight.take_op_id()
-            caller = self.flight.caller()
-            caller.op_id, caller.acked_below = op_id, self.flight.acked_below
-            items = [ReclaimItem(h.handle, h.create_guid) for h in left.values()]
+            retry_after_ms, decided = 0, 0
             try:
-                envelope = await self._attended(channel, Reclaim(caller=caller, handles=items))
-                reply = expect(result_of(envelope), ReclaimReply)
-                lost += self._apply(reply, left)
-                retry_after_ms = 0
-            except SofsError as error:
-                if error.retry == "new-session":
-                    raise
-                if error.retry == "never":
-                    for handle in left.values():
-                        self.flight.lose(handle, error)
-                    return lost + len(left)
+                reply = await self._ask_reclaim(channel, op_id, batch)
+                before = len(left)
+                lost += self._apply(reply, batch, left)
+                decided = before - len(left)
+            except (Expired, AccessDenied) as error:
+                for handle in left.values():
+                    self.flight.lose(handle, error)
+                return lost + len(left)
+            except MessageTooLarge:
+                batch_max = max(1, batch_max // 2)
+            except (DiskFull, LimitExceeded, OutcomeUnknown, FileNotAvailable) as error:
                 retry_after_ms = error.retry_after_ms
             finally:
                 self.flight.drop_op_id(op_id)
-            if left:
-                pause_ms = min(limits.RETRY_MS << min(refusals, 8), limits.RETRY_MS_MAX)
-                refusals += 1
-                await self.clock.sleep_ms(max(retry_after_ms, pause_ms))
+            pauses = 0 if decided else await self._reclaim_pause(pauses, retry_after_ms)
         return lost
 
-    def _apply(self, reply: ReclaimReply, left: dict[int, RemoteHandle]) -> int:
-        """Take the results of a reclaim and remove from ``left`` what is decided; return how many
-        handles are lost. What may be asked again stays."""
+    async def _reclaim_pause(self, pauses: int, retry_after_ms: int) -> int:
+        pause_ms = min(limits.RETRY_MS << min(pauses, 8), limits.RETRY_MS_MAX)
+        await self.clock.sleep_ms(max(retry_after_ms, pause_ms))
+        return pauses + 1
+
+    async def _ask_reclaim(
+        self, channel: Channel, op_id: int, handles: Sequence[RemoteHandle]
+    ) -> ReclaimReply:
+        caller = self.flight.caller()
+        caller.op_id, caller.acked_below = op_id, self.flight.acked_below
+        items = [ReclaimItem(handle.handle, handle.create_guid) for handle in handles]
+        envelope = await self._attended(channel, Reclaim(caller=caller, handles=items))
+        return expect(result_of(envelope), ReclaimReply)
+
+    def _apply(
+        self, reply: ReclaimReply, batch: Sequence[RemoteHandle], left: dict[int, RemoteHandle]
+    ) -> int:
+        """Take the results of a batch and remove from ``left`` what is decided; return how many
+        handles are lost. What may be asked again (or was not answered for) goes to the end."""
         lost = 0
-        undecided: dict[int, RemoteHandle] = {}
-        for result in reply.results:
-            handle = left.pop(result.handle, None)
-            if handle is None:
-                continue
-            if not result.code:
+        results = {result.handle: result for result in reply.results}
+        for handle in batch:
+            result = results.get(handle.handle)
+            del left[handle.handle]
+            if result is not None and not result.code:
                 handle.generation = result.generation
-                continue
-            error = _reclaim_error(result.code, handle.path)
-            if error.retry == "same-call":
-                undecided[result.handle] = handle
-                continue
-            lost += 1
-            self.flight.lose(handle, error)
-        for handle in left.values():  # Not answered for: not reclaimed.
-            lost += 1
-            self.flight.lose(handle, _reclaim_error(ObjectNameNotFound.code, handle.path))
-        left.clear()
-        left.update(undecided)
+            elif result is not None and result.code in _LOSING:
+                lost += 1
+                self.flight.lose(handle, _reclaim_error(result.code, handle.path))
+            else:
+                left[handle.handle] = handle
         return lost
 
     async def _attended(self, channel: Channel, body: Reclaim) -> Envelope:
@@ -642,9 +674,10 @@ class ClientCore:
             )
 
 
+_LOSING: Final = (ObjectNameNotFound.code, AccessDenied.code)
+
+
 def _reclaim_error(code: str, path: str) -> SofsError:
     if code == ObjectNameNotFound.code:
         return HandleLost(f"{path}: the handle's timeout passed while this client was away")
-    if code == AccessDenied.code:
-        return AccessDenied(f"{path}: the handle belongs to another principal")
-    return error_from_code(code, path)
+    return AccessDenied(f"{path}: the handle belongs to another principal")

@@ -100,6 +100,7 @@ class MiniVolume:
         self.executed: list[tuple[int, int]] = []  # (handle, op sequence) of every write executed.
         self.mutations: list[tuple[str, int]] = []  # (name, op id) of every mutation executed.
         self.ended: list[bytes] = []
+        self.clients: list[bytes] = []  # Known by their first operation, which has op id 1.
         self._next_ino = 2
         self._next_handle = 1
         self.changed = asyncio.Condition()
@@ -325,6 +326,7 @@ class MiniNode:
                 piece = bytes(file.data[body.offset : body.offset + body.length])
                 return m.ReadFileReply(file.info()), piece
         assert caller is not None, type(body).__name__
+        self._admit(caller)
         key = (caller.client, caller.op_id)
         for old in [k for k in volume.results if k[0] == key[0] and k[1] < caller.acked_below]:
             del volume.results[old]
@@ -332,8 +334,7 @@ class MiniNode:
         if stored is None:
             if caller.op_id < caller.acked_below:
                 raise Expired("acknowledged before")
-            stored = self._mutate(body, data)
-            volume.mutations.append((type(body).__name__, caller.op_id))
+            stored = self._recorded(body, caller.op_id, data)
             volume.results[key] = stored
         elif isinstance(stored, m.OpenReply) and stored.handle in volume.handles:
             handle = volume.handles[stored.handle]  # A replayed open binds here, as a reclaim does.
@@ -343,6 +344,18 @@ class MiniNode:
         if isinstance(stored, SofsError):
             raise stored
         return stored, b""
+
+    def _admit(self, caller: m.Caller) -> None:
+        if caller.client not in self.volume.clients:
+            if caller.op_id != 1:
+                raise Expired("this client is not known")
+            self.volume.clients.append(caller.client)
+
+    def _recorded(self, body: m.Message, op_id: int, data: bytes) -> m.Message:
+        reply = self._mutate(body, data)
+        if not isinstance(body, m.Reclaim):
+            self.volume.mutations.append((type(body).__name__, op_id))
+        return reply
 
     def _bound(self, number: int, generation: int) -> MiniHandle:
         handle = self.volume.handles.get(number)

@@ -150,7 +150,7 @@ async def test_waiting_open_does_not_hold_the_numbers_of_others() -> None:
             FileNotAvailable("gate") if isinstance(body, m.Open) and body.path == "/held" else None
         )
         held = asyncio.create_task(share.open("/held", "wb"))
-        await until(lambda: node.seen)
+        await until(lambda: any(isinstance(b, m.Open) for b in node.seen))
         for i in range(20):
             await share.mkdir(f"/d{i}")
         assert share.core.flight._numbers.span <= 2
