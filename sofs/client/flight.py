@@ -8,7 +8,9 @@ all of them again in order, each with its own number, so that whichever copy arr
 
 What a refusal means is in the error tree: ``never`` is the answer; ``same-call`` is sent again
 after a pause; ``new-session`` ends the session first. A refusal that also says ``retry_after_ms``
-comes from a node that wants the same call again, so the session stays.
+comes from a node that wants the same call again, so the session stays. A ``never`` for a mutation
+of which an earlier copy may be on its way is settled by ``Abandon`` before anybody hears it: a
+definite error is definite.
 
 Giving up. At its deadline an operation that may have been executed raises OutcomeUnknown and is
 settled in the background by ``Abandon``: until then the bytes it may touch are closed to later
@@ -47,6 +49,7 @@ from sofs.core.messages import (
     Caller,
     Close,
     Done,
+    EndClient,
     Failure,
     InfoReply,
     Lock,
@@ -56,8 +59,10 @@ from sofs.core.messages import (
     Unlock,
 )
 from sofs.errors import (
+    Abandoned,
     AccessDenied,
     DeadlineExceeded,
+    Expired,
     HandleLost,
     LimitExceeded,
     OutcomeUnknown,
@@ -344,6 +349,10 @@ class Flight:
             op.indefinite = True
         if error.retry == "never":
             handle = op.handle
+            if op.indefinite and _needs_proof(op, error):
+                op.proving = True
+                self._tasks.spawn(self._prove(op, error), "prove")
+                return
             if op.indefinite and handle is not None and handle.lost is not None:
                 error = self._lost_in_flight(op, handle)  # Its answer is gone with the handle.
             self._fail(op, error)
@@ -355,6 +364,45 @@ class Flight:
                 self._end_session(self._session, error)
             else:
                 self._tasks.spawn(self._session_again(op, self._session, error), "session-retry")
+
+    async def _prove(self, op: Operation, refusal: SofsError) -> None:
+        """A copy was refused, and an earlier one may still be stuck on its way. Settle the number
+        first, so that the refusal stays true; if the earlier copy was executed, ask for its
+        answer."""
+        pauses = 0
+        settled: Settled | None = None
+        while settled is None and not op.finished:
+            try:
+                settled = await self._abandon(op)
+            except (Expired, AccessDenied):
+                settled = Settled(False)  # Every later copy is refused for the same reason.
+            except SofsError as error:
+                op.last_error = error  # Asked again until the operation's deadline gives it up.
+                pause_ms = min(limits.RETRY_MS << min(pauses, 8), limits.RETRY_MS_MAX)
+                pauses += 1
+                await self._clock.sleep_ms(max(error.retry_after_ms, pause_ms))
+        if settled is None or op.finished:
+            return
+        op.proving = False
+        handle = op.handle
+        if not settled.executed:
+            op.indefinite = False
+            lost = handle is not None and handle.lost is not None
+            self._fail(op, handle.lost_error() if handle is not None and lost else refusal)
+        elif not op.took_effect:
+            op.took_effect = True
+            self._send_again(op)
+        else:
+            self._fail(op, self._executed_unanswered(op, refusal))
+
+    def _executed_unanswered(self, op: Operation, refusal: SofsError) -> SofsError:
+        """It took effect for sure, but its answer is not to be had."""
+        outcome: asyncio.Future[Settled] = asyncio.get_running_loop().create_future()
+        outcome.set_result(Settled(True))
+        return OutcomeUnknown(
+            f"{op.name} {op.path} took effect, but its answer is refused: {refusal}",
+            token=SettleToken(op.name, op.path, op.number, outcome),
+        )
 
     async def _session_again(self, op: Operation, session: int, error: SofsError) -> None:
         """A second session refused too: slow down, so that it cannot spin."""
@@ -381,6 +429,8 @@ class Flight:
         self._send_again(op)
 
     def _send_again(self, op: Operation) -> None:
+        if op.proving:
+            return
         if op.number == 0:
             self._number(op)
         self._send(op)
@@ -399,7 +449,7 @@ class Flight:
         self._session = session
         replays = 0
         for op in list(self._pending):
-            if op.finished or op.flying:
+            if op.finished or op.flying or op.proving:
                 continue
             handle = op.handle
             if handle is not None and handle.lost is not None and self._fail_lost(op, handle):
@@ -691,6 +741,13 @@ class Flight:
                 handle=op.handle,
                 urgent=True,
             )
+
+
+def _needs_proof(op: Operation, refusal: SofsError) -> bool:
+    """A write is fenced by its handle's generation, and these refusals are final by themselves."""
+    if op.kind is not Kind.METADATA or isinstance(op.body, Abandon | EndClient):
+        return False
+    return not isinstance(refusal, Abandoned | Expired)
 
 
 class _CloseWaiter(Waiter):

@@ -10,8 +10,9 @@ reply to ``set_result``, which completes the caller's waiter in the same breath.
 one object and no task, timer or second future.
 
 ``indefinite`` says whether some copy of a mutation was sent and its outcome is not known. It never
-goes back: a definite refusal of a later copy says nothing about an earlier one. Only an operation
-that is not indefinite may be dropped; any other must be answered or settled.
+goes back by itself: a definite refusal of a later copy says nothing about an earlier one, which may
+still wait inside a frozen node. Only an operation that is not indefinite may be dropped; any other
+must be answered or settled.
 """
 
 from __future__ import annotations
@@ -172,10 +173,12 @@ class Operation:
         "n_bytes",
         "number",
         "owner",
+        "proving",
         "refusals",
         "replayed",
         "session_errors",
         "span",
+        "took_effect",
         "urgent",
         "waiter",
     )
@@ -209,6 +212,8 @@ class Operation:
         self.flying = False  # Sent on the present channel and not answered.
         self.finished = False  # Nobody waits for a reply any more.
         self.indefinite = False
+        self.proving = False  # Refused, and it is being settled that no copy is executed later.
+        self.took_effect = False  # Settled as executed, although a copy of it was refused.
         self.urgent = False  # Passes the limits: what settles must not wait for what it settles.
         self.replayed = 0  # The session that sent it again.
         self.refusals = 0

@@ -8,7 +8,8 @@ two failovers cannot run at once.
 
 A session ends when its stream ends; when an operation waits and the node has said nothing for
 CLIENT_HEDGE_MS (the *sweeper* pings while something waits, so a slow recall is not silence, and
-this process's own stall is not the node's); when an operation's answer asks for a new session; or
+this process's own stall is not the node's); when handles are open, nothing waits and the *pulse*
+stays unheard; when an operation's answer asks for a new session; or
 when a witness says that the node is gone. The old stream is ended first: no answer of the old node
 reaches anybody afterwards, and its own late work is fenced by the handles' new generation.
 
@@ -586,19 +587,45 @@ class ClientCore:
     async def _tend_session(self, session: Session) -> None:
         """Restore the warm stream, then the witness, and look after both while the session
         lasts."""
-        if self._want_warm:
-            await self._seek_warm(session)
+        pulse = self._tasks.spawn(self._pulse(session), "pulse")
         witness: asyncio.Task[None] | None = None
-        if self._want_witness:
-            witness = self._tasks.spawn(self._heed_witness(session), "witness")
         try:
             if self._want_warm:
+                await self._seek_warm(session)
+            if self._want_witness:
+                witness = self._tasks.spawn(self._heed_witness(session), "witness")
+            if self._want_warm:
                 await self._keep_warm(session)
-            elif witness is not None:
-                await asyncio.wait((witness,))
+            await asyncio.wait((pulse,))
         finally:
+            pulse.cancel()
             if witness is not None:
                 witness.cancel()
+
+    async def _pulse(self, session: Session) -> None:
+        """Look after the handles of a client that asks for nothing: an isolated node would let them
+        expire unnoticed. Two pings must stay unheard, as one may be this process's own stall."""
+        channel = session.channel
+        silent = 0
+        began = 0
+        while silent < 2:
+            if not silent:
+                await self.clock.sleep_ms(limits.WARM_CHECK_MS)
+                if not self.flight.handles:
+                    continue
+                began = self.clock.monotonic_ms()
+            asked = self.clock.monotonic_ms()
+            channel.begin_ping()
+            await self.clock.sleep_ms(CLIENT_HEDGE_MS)
+            silent = silent + 1 if channel.last_heard_ms < asked else 0
+        silent_ms = self.clock.monotonic_ms() - began
+        session.end(
+            SessionEnd(
+                "silence",
+                Unavailable(f"{session.address} was silent for {silent_ms} ms"),
+                detect_ms=silent_ms,
+            )
+        )
 
     async def _keep_warm(self, session: Session) -> None:
         retry_ms = limits.WARM_RETRY_MS

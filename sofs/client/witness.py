@@ -4,7 +4,8 @@ Sequence. Ask the node in use for the interface list; pick an interface that is 
 witness and is not on the node in use; register there with the address in use; keep one AsyncNotify
 outstanding. A notice that the node in use is UNAVAILABLE, or that this client is to move, ends the
 wait. Without a candidate, or when the witness goes away, it is tried again each WITNESS_RETRY_MS;
-one that goes away after that time is replaced at once.
+one that goes away after that time is replaced at once. A witness may freeze as any node may: every
+question has a limit, and one that stops answering pings is left.
 
 The witness is a hint: it makes failover earlier and never decides anything else. A wrong notice
 costs a failover.
@@ -12,9 +13,11 @@ costs a failover.
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass
 from typing import Final
 
+from sofs.client import limits
 from sofs.client.dialing import Dialer
 from sofs.constants import WITNESS_RETRY_MS
 from sofs.core.messages import (
@@ -22,13 +25,18 @@ from sofs.core.messages import (
     GetInterfaceList,
     Interface,
     InterfaceList,
+    Message,
     Notification,
+    Ping,
     RegisterWitness,
     RegisterWitnessReply,
 )
-from sofs.errors import DeadlineExceeded, SofsError
+from sofs.errors import SofsError, Unavailable
 from sofs.ports.runtime import Clock
+from sofs.ports.store import Buffer
 from sofs.services.channel import Channel, expect, within
+
+Answer = tuple[Message, Buffer]
 
 WITNESS_VERSION: Final = 0x00020000
 AVAILABLE: Final = 1
@@ -86,14 +94,16 @@ class WitnessClient:
         return None
 
     async def _register(self, session: Channel, address: str, node: str) -> bytes:
-        reply = expect(await session.call(GetInterfaceList()), InterfaceList)
+        limit_ms = limits.CONNECT_MS_MAX
+        listing = session.call(GetInterfaceList())
+        reply = expect(await within(self._clock, limit_ms, listing, "interfaces"), InterfaceList)
         for interface in reply.interfaces:
             where = witness_address(interface)
             if not where or interface.node == node or where == address:
                 continue
             try:
                 self._channel = await self._dialer.open(where, "witness")
-                answer = await self._channel.call(
+                asking = self._channel.call(
                     RegisterWitness(
                         version=WITNESS_VERSION,
                         share_name=self._share,
@@ -102,8 +112,10 @@ class WitnessClient:
                         keep_alive_s=KEEP_ALIVE_S,
                     )
                 )
+                answer = await within(self._clock, limit_ms, asking, f"register at {where}")
+                context = expect(answer, RegisterWitnessReply).context
                 self.address = where
-                return expect(answer, RegisterWitnessReply).context
+                return context
             except SofsError:
                 await self.close()  # The next candidate may do.
         return b""
@@ -112,14 +124,37 @@ class WitnessClient:
         channel = self._channel
         assert channel is not None
         while True:
-            waiting = channel.call(AsyncNotify(context=context))
+            waiting = asyncio.ensure_future(channel.call(AsyncNotify(context=context)))
+            waiting.add_done_callback(_seen)
             try:
-                answer = await within(self._clock, NOTIFY_MS_MAX, waiting, "witness")
-            except DeadlineExceeded:
-                continue  # Its keep-alive passed without a notice: ask again.
-            notice = judge(expect(answer, Notification), address, node)
+                await self._until_answered(channel, waiting)
+            finally:
+                waiting.cancel()
+            notice = judge(expect(waiting.result(), Notification), address, node)
             if notice is not None:
                 return notice
+
+    async def _until_answered(self, channel: Channel, waiting: asyncio.Future[Answer]) -> None:
+        """Wait for NOTIFY_MS_MAX while the witness answers pings; else raise Unavailable."""
+        until_ms = self._clock.monotonic_ms() + NOTIFY_MS_MAX
+        while True:
+            timer = asyncio.ensure_future(self._clock.sleep_ms(limits.WARM_CHECK_MS))
+            try:
+                await asyncio.wait((waiting, timer), return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                timer.cancel()
+            if waiting.done():
+                return
+            if self._clock.monotonic_ms() >= until_ms:
+                raise Unavailable(f"{channel.peer}: its keep-alive did not come")
+            ping = channel.call(Ping())
+            await within(self._clock, limits.CONNECT_MS_MAX, ping, f"ping {channel.peer}")
+
+
+def _seen(waiting: asyncio.Future[Answer]) -> None:
+    """The end of the stream may be heard by a ping first; the other error is the same then."""
+    if not waiting.cancelled():
+        waiting.exception()
 
 
 def witness_address(interface: Interface) -> str:

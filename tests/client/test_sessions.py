@@ -6,17 +6,21 @@ import asyncio
 from typing import Any
 
 import pytest
-from client_rig import Rig, rig_of
+from client_rig import Rig, rig_of, until
 from mini_cluster import DROP, LOSE
 
-from sofs.client import limits
+from sofs.client import limits, witness
 from sofs.core import messages as m
 from sofs.errors import (
+    Abandoned,
     DiskFull,
     Expired,
     HandleLost,
     LimitExceeded,
     MessageTooLarge,
+    ObjectNameCollision,
+    ObjectNameNotFound,
+    OutcomeUnknown,
     SofsError,
     Unavailable,
 )
@@ -108,3 +112,114 @@ async def test_handles_of_a_forgotten_client_and_those_that_are_gone_are_lost() 
         left.kill()
         with pytest.raises((Expired, HandleLost)):
             await kept.pwrite(b"x", 0)
+
+
+async def test_refusal_of_a_mutation_that_may_be_on_its_way_is_made_true_first() -> None:
+    async with rig_of() as rig, rig.connect() as share:
+        first, second = rig.node_of(share), rig.other_than(rig.node_of(share))
+        first.script = lambda body: DROP if isinstance(body, m.Unlink) else None
+        pending = asyncio.create_task(share.unlink("/x"))
+        await until(lambda: any(isinstance(b, m.Unlink) for b in first.seen))
+        [stuck] = [b for b in first.seen if isinstance(b, m.Unlink)]
+        first.kill()
+        with pytest.raises(ObjectNameNotFound) as caught:
+            await pending
+        assert caught.value.definite
+        assert [b.target_op for b in second.seen if isinstance(b, m.Abandon)] == [
+            stuck.caller.op_id
+        ]
+        # The copy that was stuck finds the tombstone, even where it could succeed now.
+        rig.volume.create("/x")
+        late = rig.volume.results[(share.client_id, stuck.caller.op_id)]
+        assert isinstance(late, Abandoned)
+
+
+async def test_refusal_of_an_operation_sent_once_costs_no_settling() -> None:
+    async with rig_of() as rig, rig.connect() as share:
+        with pytest.raises(ObjectNameNotFound):
+            await share.unlink("/x")
+        assert not [b for b in requests(rig) if isinstance(b, m.Abandon)]
+
+
+@pytest.mark.parametrize("times", [1, 2])
+async def test_refused_copy_of_what_was_executed_gets_the_stored_answer(times: int) -> None:
+    async with rig_of() as rig, rig.connect() as share:
+        first, second = rig.node_of(share), rig.other_than(rig.node_of(share))
+        first.script = lambda body: LOSE if isinstance(body, m.Mkdir) else None
+        refusals = [ObjectNameCollision("/d")] * times
+        second.script = lambda body: (
+            refusals.pop() if isinstance(body, m.Mkdir) and refusals else None
+        )
+        pending = asyncio.create_task(share.mkdir("/d"))
+        await until(lambda: rig.volume.mutations)
+        first.kill()
+        if times == 1:
+            assert (await pending).is_directory
+        else:
+            with pytest.raises(OutcomeUnknown, match="took effect") as caught:
+                await pending
+            assert (await share.settle(caught.value.token)).executed
+        assert [name for name, _ in rig.volume.mutations].count("Mkdir") == 1
+
+
+async def test_settling_of_a_refusal_outlives_the_node_that_refused() -> None:
+    async with rig_of(3) as rig, rig.connect() as share:
+        first = rig.node_of(share)
+
+        def script(body: m.Message) -> str | None:
+            return DROP if isinstance(body, m.Abandon) else None
+
+        for node in rig.nodes:
+            node.script = script
+        first.script = lambda body: DROP if isinstance(body, m.Unlink) else None
+        pending = asyncio.create_task(share.unlink("/x"))
+        await until(lambda: any(isinstance(b, m.Unlink) for b in first.seen))
+        first.kill()
+        await until(lambda: any(isinstance(b, m.Abandon) for b in requests(rig)))
+        second = rig.node_of(share)
+        for node in rig.nodes:
+            node.script = lambda body: None
+        second.kill()
+        with pytest.raises(ObjectNameNotFound):
+            await pending
+
+
+async def test_idle_client_with_open_handles_leaves_a_node_that_fell_silent() -> None:
+    async with rig_of() as rig, rig.connect(warm=False) as share:
+        file = await share.open("/a", "w+b")
+        node = rig.node_of(share)
+        rig.hub.freeze(node.address)
+        await until(lambda: share.failovers())
+        assert rig.volume.handles[file.remote.handle].node == rig.other_than(node).name
+        assert share.failovers()[0].reason == "silence"
+
+
+async def test_witness_that_is_silent_does_not_stop_the_selection(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(limits, "CONNECT_MS_MAX", 300)
+    async with rig_of(3) as rig, rig.connect() as plain:
+        using = rig.node_of(plain)
+        mute, other = (n for n in rig.nodes if n is not using)
+        mute.mute_witness = True
+        core = plain.core
+        client = witness.WitnessClient(core._dialer, core.clock, core.client_id, "v1")
+        using.peers = [mute, other]
+        session = core._session
+        assert session is not None
+        assert await client._register(session.channel, session.address, session.node)
+        assert client.address == other.address
+        await client.close()
+
+
+async def test_witness_that_freezes_after_the_registration_is_replaced(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(limits, "CONNECT_MS_MAX", 300)
+    monkeypatch.setattr(limits, "WARM_CHECK_MS", 50)
+    monkeypatch.setattr(witness, "WITNESS_RETRY_MS", 50)
+    async with rig_of(3) as rig, rig.connect(witness=True) as share:
+        await until(lambda: share.facts().witness_address)
+        first = share.facts().witness_address
+        rig.hub.freeze(first)
+        await until(lambda: share.facts().witness_address not in ("", first))
