@@ -42,7 +42,7 @@ from sofs.errors import (
 from sofs.services.channel import expect
 from sofs.services.node.commits import Commits
 from sofs.services.node.link import AuthorityLink
-from sofs.services.node.open_file import Handle, OpenFile
+from sofs.services.node.open_file import RW, Handle, OpenFile
 from sofs.services.tasks import Tasks
 
 FETCH_CHUNKS_MAX: Final = 16  # Chunks of a map that one FetchExtents brings (64 MiB of a file).
@@ -273,7 +273,13 @@ class FileTable:
         try:
             await self._link.call(lambda: request, fetched)
         except StaleGeneration:
-            if file.mode and file.generation == generation and file.handles:
+            if not file.mode or file.generation != generation:
+                return
+            if file.mode == RW and (file.handles or file.pending):
                 self._end(
                     ProtocolError(f"the authority disowns token {generation} of file {file.ino}")
                 )
+            else:
+                # A newer token replaced it whose grant never came, or the file is gone: whoever
+                # reads on asks for a new one.
+                self.drop_token(file)

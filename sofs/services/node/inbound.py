@@ -79,14 +79,16 @@ class Inbound:
                 await asyncio.wait((file.acquiring, timer), return_when=asyncio.FIRST_COMPLETED)
             finally:
                 timer.cancel()
-        if file is None or not file.mode or file.generation != body.generation:
-            table.refuse_grants(body.ino, body.generation)
+        table.refuse_grants(body.ino, body.generation)
+        if file is None or not file.mode or file.generation > body.generation:
             if file is not None:
                 await table.settle(file)
             return CommitReply()
+        # What is held under an older generation goes too: the authority replaced it by the recalled
+        # one, whose grant never came, and will not ask for it again.
         recall = await file.give_back()
         await table.settle(file)
-        if file.generation == body.generation and file.mode:
+        if file.generation <= body.generation and file.mode:
             table.drop_token(file)
         file.reopen(recall)
         table.forget_idle(file)
@@ -115,7 +117,10 @@ class Inbound:
     def _lock_update(self, channel: Channel, call: int, body: LockUpdate) -> None:
         """Install the table at once; it is in force when the writes admitted before are durable."""
         file = self._table.files.get(body.ino)
-        if file is None or not file.mode or file.generation != body.generation:
+        if file is None or file.generation < body.generation:
+            # The grant that is on its way has the table as it was before: it is asked for anew.
+            self._table.refuse_grants(body.ino, body.generation)
+        if file is None or not file.mode or file.generation > body.generation:
             channel.reply(call, Done())
             return
         file.locks = body.locks
