@@ -270,6 +270,11 @@ class FormatRefused(SofsError, code="FORMAT_REFUSED"):
     another cluster. Use the version or the cluster that wrote it."""
 
 
+class OtherRun(SofsError, code="OTHER_RUN"):
+    """Another run of the cluster serves this root. End it with `sofs down`, or take it over with
+    `sofs up --take-over`."""
+
+
 class ReadOnlyBackend(SofsError, OSError, code="READ_ONLY"):
     """The backend folder is read-only. Mount it writable or fix its permissions."""
 

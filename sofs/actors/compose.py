@@ -8,13 +8,15 @@ import.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Protocol, cast
+from typing import Final, Protocol, cast
 
 from sofs.core.witness import configured_interfaces
-from sofs.errors import BadNetworkName, FormatRefused, InvalidParameter
+from sofs.errors import BadNetworkName, FormatRefused, InvalidParameter, SofsError
 from sofs.ports.log import FencedStore
+from sofs.ports.platform import Platform
 from sofs.ports.store import Store
 from sofs.rpc.convert import WireCodec
 from sofs.rpc.transport import GrpcTransport
@@ -27,11 +29,16 @@ from sofs.services.authority.env import (
 )
 from sofs.services.authority.schema import SCHEMA
 from sofs.services.authority.service import AuthorityPart
+from sofs.services.leader.part import LeaderPart
+from sofs.services.leader.reign import LeaderEnv, LeaderSettings
+from sofs.services.leader.run import LEADER_ROLE, superseded
+from sofs.services.leader.state import SCHEMA as LEADER_SCHEMA
 from sofs.services.node.life import NodeConfig
 from sofs.services.node.part import NodePart
 from sofs.services.witness.part import WitnessConfig, WitnessPart
 from sofs.storage import (
     ApswState,
+    LogOptions,
     ProtobufEntries,
     StoreRecovery,
     SystemClock,
@@ -41,6 +48,11 @@ from sofs.storage import (
     open_fenced,
     roots,
 )
+
+log = logging.getLogger("sofs")
+
+RUN_CHECK_MS: Final = 1_000
+LEADER_SEGMENT_BYTES: Final = 256 * 1024  # Its log takes a few records a day.
 
 
 @dataclass(slots=True)
@@ -62,6 +74,12 @@ class PartConfig:
     die_with_parent: bool = False
     log_level: str = "INFO"
     hand_back_after_ms: int = 2_000
+    # For the leader only; see ``LeaderSettings``.
+    wanted_nodes: int = 0
+    node_port: int = 0
+    witness_port: int = 0
+    base_epoch: int = 0
+    take_over: bool = False
 
 
 class RunningPart(Protocol):
@@ -88,13 +106,23 @@ def make_world(credential: str) -> World:
     return World(clock, SystemEntropy(), ThreadBlocking(), GrpcTransport(credential, clock))
 
 
-async def start_part(config: PartConfig, on_fatal: Callable[[BaseException], None]) -> RunningPart:
+async def start_part(
+    config: PartConfig,
+    on_fatal: Callable[[BaseException], None],
+    *,
+    world: World | None = None,
+    platform: Platform | None = None,
+    on_over: Callable[[str], None] = lambda reason: None,
+) -> RunningPart:
     """Build and start the part of ``config.role``; it listens when this returns.
 
     Raises InvalidParameter for an unknown role, BackendRefused, FormatRefused or ReadOnlyBackend
     for a root that cannot be served. ``on_fatal`` gets what a restart of the process must mend.
+    The leader needs a ``platform``, and calls ``on_over`` when its run has ended for good.
     """
-    world = make_world(config.credential)
+    world = world or make_world(config.credential)
+    if config.role == LEADER_ROLE and platform is not None:
+        return await _start_leader(config, world, platform, on_fatal, on_over)
     if config.role in (COORDINATOR, RESUME_KEY):
         return await _start_authority(config, world, on_fatal)
     if config.role == "node":
@@ -175,6 +203,92 @@ async def _start_authority(
     )
     await part.start(config.address)
     return part
+
+
+async def _start_leader(
+    config: PartConfig,
+    world: World,
+    platform: Platform,
+    on_fatal: Callable[[BaseException], None],
+    on_over: Callable[[str], None],
+) -> RunningPart:
+    fenced = await open_cluster_root(config, world, probe=True)
+    entries = ProtobufEntries()
+    part = LeaderPart(
+        LeaderEnv(
+            settings=LeaderSettings(
+                run_id=bytes.fromhex(config.run_id),
+                base_epoch=config.base_epoch,
+                take_over=config.take_over,
+                wanted_nodes=config.wanted_nodes,
+                node_port=config.node_port,
+                witness_port=config.witness_port,
+            ),
+            clock=world.clock,
+            entropy=world.entropy,
+            fenced=fenced,
+            recovery=StoreRecovery(fenced, entries, LEADER_ROLE),
+            entries=entries,
+            new_database=lambda: ApswState.create(LEADER_SCHEMA),
+            platform=platform,
+        ),
+        world.transport,
+        name=config.name,
+        on_fatal=on_fatal,
+        on_over=on_over,
+    )
+    await part.start(config.address)
+    return part
+
+
+async def open_cluster_root(config: PartConfig, world: World, *, probe: bool) -> FencedStore:
+    """Attach the cluster's root; returns its claims and logs. Raises CredentialRefused when the
+    cluster is another's, and what ``attach`` raises."""
+
+    def attach_root() -> Store:
+        store = attach(config.root, probe=probe)
+        cluster = roots.open_cluster(store)
+        if cluster is None:
+            raise FormatRefused(f"{config.root} is no cluster root; `sofs up` makes one")
+        roots.check_credential(cluster, config.credential.encode())
+        return store
+
+    [store] = await world.blocking.run("", attach_root)
+    return open_fenced(
+        cast("Store", store),
+        world.clock,
+        world.entropy,
+        world.blocking,
+        LogOptions(first_bytes=LEADER_SEGMENT_BYTES, segment_bytes=LEADER_SEGMENT_BYTES),
+    )
+
+
+class RunWatch:
+    """Tells when another run has taken the root over (see ``services/leader/run.py``)."""
+
+    def __init__(self, config: PartConfig, world: World) -> None:
+        self._config = config
+        self._world = world
+        self._fenced: FencedStore | None = None
+
+    async def over(self) -> str:
+        """Return what happened, or "" while the root is this run's. Raises what the store says."""
+        if self._fenced is None:
+            self._fenced = await open_cluster_root(self._config, self._world, probe=False)
+        owner = await superseded(self._fenced, bytes.fromhex(self._config.run_id))
+        return "" if owner is None else f"run {owner.run_id.hex()[:8]} took this cluster over"
+
+    async def wait(self) -> str:
+        """Wait until this run is over. While the store does not answer, nothing is over."""
+        while True:
+            try:
+                reason = await self.over()
+            except SofsError as error:
+                log.warning("cannot tell whether this run is over: %s", error)
+            else:
+                if reason:
+                    return reason
+            await self._world.clock.sleep_ms(RUN_CHECK_MS)
 
 
 async def open_volume(config: PartConfig, world: World) -> tuple[bytes, FencedStore]:

@@ -10,51 +10,27 @@ with status 70: whoever supervises it starts it again, with nothing of its memor
 from __future__ import annotations
 
 import asyncio
-import ctypes
 import json
 import logging
 import os
 import signal
 import sys
+from logging.handlers import RotatingFileHandler
 from pathlib import Path
 from typing import Any, Final
 
+from sofs.actors import procfile
 from sofs.actors.compose import PartConfig, start_part
 from sofs.errors import InvariantViolation
 
 EXIT_FATAL: Final = 70
-PR_SET_PDEATHSIG: Final = 1  # linux/prctl.h
-
-
-def boot_id() -> str:
-    """Identity of this boot of the machine: a pid means nothing after another."""
-    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-
-
-def start_ticks(pid: int) -> int:
-    """When a process started, in clock ticks since boot; with the pid it names a process for
-    ever."""
-    stat = Path(f"/proc/{pid}/stat").read_text()
-    return int(stat[stat.rindex(")") + 2 :].split()[19])
+LOG_BYTES_MAX: Final = 32 * 1024 * 1024  # Then the log is rotated; one old one is kept.
 
 
 def write_proc_file(config: PartConfig, address: str) -> Path:
-    """Record this process under the run directory; replaced atomically."""
-    folder = Path(config.run_dir) / "proc"
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    facts = {
-        "name": config.name,
-        "role": config.role,
-        "pid": os.getpid(),
-        "start_ticks": start_ticks(os.getpid()),
-        "boot_id": boot_id(),
-        "address": address,
-    }
-    path = folder / f"{config.name}.json"
-    partial = folder / f".{config.name}.{os.getpid()}"
-    partial.write_text(json.dumps(facts))
-    os.replace(partial, path)
-    return path
+    """Record this process under the run directory."""
+    facts = procfile.own_facts(config.name, config.role, address, config.run_id)
+    return procfile.write(config.run_dir, facts)
 
 
 def die(error: BaseException) -> None:
@@ -67,8 +43,11 @@ def die(error: BaseException) -> None:
 def set_up_logging(config: PartConfig) -> None:
     folder = Path(config.run_dir) / "log"
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    handler = RotatingFileHandler(
+        folder / f"{config.name}.log", maxBytes=LOG_BYTES_MAX, backupCount=1, delay=True
+    )
     logging.basicConfig(
-        filename=folder / f"{config.name}.log",
+        handlers=[handler],
         level=config.log_level,
         format="%(asctime)s.%(msecs)03d %(process)d %(levelname)s %(name)s: %(message)s",
         datefmt="%H:%M:%S",
@@ -81,11 +60,6 @@ def report(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
     if isinstance(error, InvariantViolation):
         die(error)
     logging.getLogger("sofs").error("asyncio: %s", context["message"], exc_info=error)
-
-
-def die_with_parent() -> None:
-    """Ask the kernel to kill this process when the one that started it ends, however it ends."""
-    ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 async def serve(config: PartConfig) -> None:
@@ -103,7 +77,7 @@ async def serve(config: PartConfig) -> None:
 def main() -> None:
     config = PartConfig(**json.loads(sys.argv[1]))
     if config.die_with_parent:
-        die_with_parent()
+        procfile.die_with_parent()
     set_up_logging(config)
     asyncio.run(serve(config))
 

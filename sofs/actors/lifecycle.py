@@ -1,0 +1,496 @@
+"""The life cycle of a cluster on this machine: up, down and status, without importing Ray.
+
+``up`` brings what is recorded in the run directory and what is wanted together, from wherever it
+starts: nothing there, everything there, the head dead, some Ray nodes dead, all dead since the
+machine was booted. ``down`` ends exactly the processes that are recorded, whether Ray answers or
+not, and waits until they are gone: every acknowledged write is durable, so nobody needs to be
+asked to finish. ``status`` asks each part itself.
+
+A failed first start is taken down again, so that it leaves no process behind.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import secrets
+import subprocess
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Final
+
+from sofs.actors import procfile, ray_cluster, rundir
+from sofs.actors.compose import PartConfig, create_roots, make_world
+from sofs.actors.procfile import ProcFacts
+from sofs.actors.ray_cluster import HEAD, RAY_NODE
+from sofs.actors.rundir import RunRecord
+from sofs.core.messages import PartStateReply
+from sofs.errors import (
+    InvalidParameter,
+    OtherRun,
+    SofsError,
+    StoreFailed,
+    Unavailable,
+    error_from_code,
+)
+from sofs.rpc.transport import GrpcTransport
+from sofs.services.leader.ask import answers, part_state
+from sofs.services.leader.reign import SLOTS_MAX
+from sofs.services.leader.run import LEADER_ROLE
+from sofs.storage import SystemClock, SystemEntropy, ThreadBlocking, attach, open_fenced, roots
+
+NODES_DEFAULT: Final = 3
+READY_S_MAX: Final = 120.0
+PROBLEM_S_MAX: Final = 3.0  # A part that cannot start for this long fails the start.
+POLL_S: Final = 0.05
+PORTS_COUNT: Final = 2  # Node and witness.
+SHARE: Final = "share"
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class UpOptions:
+    """What `sofs up` was told. ``nodes`` and ``port``: 0 means the default, or what was there."""
+
+    root: str
+    nodes: int = 0
+    run_dir: str | None = None
+    port: int = 0
+    take_over: bool = False
+    die_with_parent: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Up:
+    """A cluster that serves. ``started``: names of what this call had to start."""
+
+    run_dir: Path
+    record: RunRecord
+    credential: str
+    started: list[str] = field(default_factory=list)
+
+
+def ignore(line: str) -> None:
+    """Progress for nobody."""
+
+
+# Up ---------------------------------------------------------------------------------------------
+
+
+def up(options: UpOptions, environment: Mapping[str, str], say: Say = ignore) -> Up:
+    """Start the cluster on ``options.root``, or what is missing of it; return when it serves.
+
+    Raises CredentialRefused (another's root), OtherRun (another run serves it), InvalidParameter
+    (it is up with other options), DiskFull, ReadOnlyBackend, BackendRefused, Unavailable (a process
+    did not start; the message names its log).
+    """
+    if not 0 <= options.nodes <= SLOTS_MAX:
+        raise InvalidParameter(f"--nodes {options.nodes}: a cluster has 1 to {SLOTS_MAX} nodes")
+    root = rundir.normal_root(options.root)
+    named = Path(options.run_dir).absolute() if options.run_dir is not None else None
+    try:
+        if named is not None:
+            rundir.make_private(named)
+        store = attach(root)
+        credential = rundir.credential_for(root, roots.open_cluster(store), named, environment)
+        cluster = create_roots(root, credential, SHARE)
+        run_dir = named or rundir.base_dir(environment) / cluster.hex()
+        rundir.make_private(run_dir.parent if named is None else run_dir)
+        rundir.make_private(run_dir)
+        rundir.keep_credential(credential, run_dir)
+        if named is None:
+            rundir.keep_credential(credential, rundir.keyring_dir(environment) / cluster.hex())
+            rundir.forget_pending(root, environment)
+        with rundir.locked(run_dir):
+            return _up(options, root, cluster, run_dir, credential, say)
+    except SofsError:
+        raise
+    except OSError as error:
+        raise StoreFailed(f"the run directory or the keyring cannot be used: {error}") from error
+
+
+def _up(
+    options: UpOptions, root: str, cluster: bytes, run_dir: Path, credential: str, say: Say
+) -> Up:
+    dead = procfile.forget_dead(run_dir)
+    record = rundir.read_run(run_dir)
+    if record is not None:
+        _check_same(record, root, cluster, options)
+        if record.up and procfile.read_all(run_dir):
+            return _mend(options, run_dir, record, credential, say)
+        if record.up and dead:
+            say("the last run ended without `sofs down`; starting again")
+        rundir.remove_temp(record.temp)
+    record = _new_record(options, root, cluster, run_dir, record, credential, say)
+    rundir.make_token(run_dir)
+    rundir.write_run(run_dir, record)
+    try:
+        ray_cluster.make_storage(record)
+        started = _start_missing(options, run_dir, record, say)
+        _wait_serving(run_dir, record, credential, say)
+    except BaseException:
+        say("the start failed; ending what was started")
+        _take_down(run_dir, record)
+        raise
+    return Up(run_dir, record, credential, started)
+
+
+def _check_same(record: RunRecord, root: str, cluster: bytes, options: UpOptions) -> None:
+    if record.cluster != cluster.hex():
+        raise InvalidParameter(
+            f"this run directory belongs to the cluster on {record.root}; use another --run-dir"
+        )
+    if not record.up:
+        return
+    if options.nodes and options.nodes != record.nodes:
+        raise InvalidParameter(
+            f"the cluster is up with {record.nodes} nodes; to have {options.nodes}, run "
+            "`sofs down` first"
+        )
+    if options.port and options.port != record.node_port:
+        raise InvalidParameter(
+            f"the cluster is up at port {record.node_port}; to change it, run `sofs down` first"
+        )
+
+
+def _new_record(
+    options: UpOptions,
+    root: str,
+    cluster: bytes,
+    run_dir: Path,
+    last: RunRecord | None,
+    credential: str,
+    say: Say,
+) -> RunRecord:
+    """Decide what a new run is: nobody else's leader may answer, and ports must be free."""
+    base_epoch = asyncio.run(_judge_other_run(root, credential, options.take_over, say))
+    nodes = options.nodes or (last.nodes if last is not None else NODES_DEFAULT)
+    hosts = [f"127.0.0.{10 + slot}" for slot in range(1, nodes + 1)]
+    wanted = options.port
+    if not wanted and last is not None:
+        # Clients know the old addresses.
+        if all(ray_cluster.is_free(hosts, last.node_port + i) for i in range(PORTS_COUNT)):
+            wanted = last.node_port
+        else:
+            say(f"port {last.node_port} of the last run is taken by now: choosing another")
+    port = ray_cluster.pick_ports(hosts, PORTS_COUNT, wanted)
+    return RunRecord(
+        root=root,
+        cluster=cluster.hex(),
+        run_id=secrets.token_hex(16),
+        nodes=nodes,
+        node_port=port,
+        witness_port=port + 1,
+        ray_port=ray_cluster.pick_ports(["0.0.0.0"], 1),
+        temp=str(rundir.make_temp(run_dir)),
+        base_epoch=base_epoch,
+        take_over=options.take_over,
+        hosts=hosts,
+    )
+
+
+async def _judge_other_run(root: str, credential: str, take_over: bool, say: Say) -> int:
+    """Return the epoch of the highest leader claim; OtherRun when its leader answers (R13)."""
+    clock, blocking = SystemClock(), ThreadBlocking()
+    transport = GrpcTransport(credential, clock)
+    try:
+        fenced = open_fenced(attach(root, probe=False), clock, SystemEntropy(), blocking)
+        owner = await fenced.highest_claim(LEADER_ROLE)
+        if owner is None:
+            return 0
+        if await answers(clock, transport, owner):
+            other = f"run {owner.run_id.hex()[:8]}, whose leader answers at {owner.endpoint}"
+            if not take_over:
+                raise OtherRun(
+                    f"{root} is served by {other}; end that with `sofs down` where it was started, "
+                    "or take the cluster over with --take-over"
+                )
+            say(f"taking the cluster over from {other}")
+        return owner.epoch
+    finally:
+        await transport.close()
+        blocking.close()
+
+
+def _mend(options: UpOptions, run_dir: Path, record: RunRecord, credential: str, say: Say) -> Up:
+    """The run lives: start what is missing of it and keep what is there."""
+    started = _start_missing(options, run_dir, record, say)
+    _wait_serving(run_dir, record, credential, say if started else ignore)
+    return Up(run_dir, record, credential, started)
+
+
+def _start_missing(options: UpOptions, run_dir: Path, record: RunRecord, say: Say) -> list[str]:
+    """Start the Ray nodes that do not run, and the leader; returns the names of the former."""
+    alive = ray_cluster.ray_nodes(run_dir)
+    leader = any(facts.name == "leader" for facts in procfile.read_all(run_dir))
+    started: list[str] = []
+    launch: subprocess.Popen[bytes] | None = None
+    try:
+        for number in range(record.nodes + 1):
+            name = f"{RAY_NODE}-{number}" if number else HEAD
+            if name not in alive:
+                begin = time.monotonic()
+                ray_cluster.start_node(
+                    run_dir, record, number, die_with_parent=options.die_with_parent
+                )
+                rundir.write_run(run_dir, record)
+                started.append(name)
+                say(f"{name} is up ({time.monotonic() - begin:.1f} s)")
+            if launch is None and not (leader and not started):
+                # It registers the leader while further Ray nodes join.
+                config = leader_config(run_dir, record)
+                launch = ray_cluster.launch_leader(run_dir, record, asdict(config))
+        if launch is not None:
+            _await_launch(launch, run_dir)
+    finally:
+        if launch is not None and launch.poll() is None:
+            launch.kill()
+            launch.wait()
+    return started
+
+
+def leader_config(run_dir: Path, record: RunRecord) -> PartConfig:
+    """What the leader is told."""
+    return PartConfig(
+        role=LEADER_ROLE,
+        name=LEADER_ROLE,
+        root=record.root,
+        address="127.0.0.1:0",
+        credential="",
+        run_dir=str(run_dir),
+        run_id=record.run_id,
+        volume=SHARE,
+        wanted_nodes=record.nodes,
+        node_port=record.node_port,
+        witness_port=record.witness_port,
+        base_epoch=record.base_epoch,
+        take_over=record.take_over,
+    )
+
+
+def _await_launch(launch: subprocess.Popen[bytes], run_dir: Path) -> None:
+    log = run_dir / "log" / "launch.log"
+    try:
+        status = launch.wait(READY_S_MAX)
+    except subprocess.TimeoutExpired:
+        raise Unavailable(
+            f"Ray did not take the leader within {READY_S_MAX:.0f} s; see {log}"
+        ) from None
+    if status != 0:
+        words = " | ".join(log.read_text(errors="replace").strip().splitlines()[-2:])
+        raise Unavailable(f"the leader could not be started; see {log}: {words}")
+
+
+def part_names(nodes: int) -> list[str]:
+    """The names of all parts of a cluster."""
+    slots = [f"{role}-{slot}" for slot in range(1, nodes + 1) for role in ("node", "witness")]
+    keeper = ["resume-key"]
+    return [LEADER_ROLE, "coordinator", *keeper, *slots]
+
+
+def _wait_serving(run_dir: Path, record: RunRecord, credential: str, say: Say) -> None:
+    """Return when every part listens and the volume has an active authority."""
+    names = part_names(record.nodes)
+    deadline = time.monotonic() + READY_S_MAX
+    failing: dict[str, float] = {}
+    said: set[str] = set()
+    while True:
+        facts = {f.name: f for f in procfile.read_all(run_dir) if f.run == record.run_id}
+        now = time.monotonic()
+        for part in facts.values():
+            if part.problem:
+                if now - failing.setdefault(part.name, now) > PROBLEM_S_MAX:
+                    raise _problem_of(part)
+            else:
+                failing.pop(part.name, None)
+        ready = [name for name in names if _listens(facts.get(name))]
+        for name in ready:
+            if name not in said:
+                said.add(name)
+                say(f"{name} listens at {facts[name].address}")
+        if len(ready) == len(names) and _volume_is_served(facts, credential):
+            break
+        if now > deadline:
+            missing = [name for name in names if name not in ready] or ["an active coordinator"]
+            raise Unavailable(
+                f"not up within {READY_S_MAX:.0f} s: {', '.join(missing)} missing; see "
+                f"{run_dir}/log"
+            )
+        time.sleep(POLL_S)
+    for slot, address in enumerate(record.addresses, 1):
+        bound = facts[f"node-{slot}"].address
+        if bound != address:
+            raise Unavailable(
+                f"port {record.node_port} was taken at {address} while the cluster started (the "
+                f"node listens at {bound}); run `sofs up` again"
+            )
+
+
+def _listens(facts: ProcFacts | None) -> bool:
+    return facts is not None and bool(facts.address) and procfile.alive(facts)
+
+
+def _problem_of(part: ProcFacts) -> SofsError:
+    code, _, message = part.problem.partition(": ")
+    return error_from_code(code, f"{part.name} cannot start: {message or part.problem}")
+
+
+def _volume_is_served(facts: Mapping[str, ProcFacts], credential: str) -> bool:
+    asked = [facts[name] for name in ("coordinator", "resume-key") if name in facts]
+    states = asyncio.run(_states(asked, credential))
+    return any(isinstance(state, PartStateReply) and state.state == "active" for state in states)
+
+
+# Down -------------------------------------------------------------------------------------------
+
+
+def down(run_dir: Path, say: Say = ignore) -> int:
+    """End the run in ``run_dir``; returns how many processes there were. Nothing running is no
+    error. Raises Unavailable when a process does not end, or another command holds the run."""
+    if not run_dir.is_dir():
+        return 0
+    with rundir.locked(run_dir):
+        record = rundir.read_run(run_dir)
+        foreign = [f for f in procfile.read_all(run_dir) if f.boot_id != procfile.boot_id()]
+        if foreign:
+            say(f"{len(foreign)} processes were of another boot of this machine: forgotten")
+        if record is None:
+            procfile.forget_dead(run_dir)
+            return 0
+        return _take_down(run_dir, record)
+
+
+def _take_down(run_dir: Path, record: RunRecord) -> int:
+    ended = ray_cluster.end_all(run_dir, record.run_id)
+    rundir.remove_temp(record.temp)
+    with contextlib.suppress(FileNotFoundError):
+        (run_dir / rundir.TOKEN_FILE).unlink()
+    record.up = False
+    rundir.write_run(run_dir, record)
+    return ended
+
+
+# Status -----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class PartReport:
+    """One process of the cluster, for people. ``incarnation`` in hex. ``state``: what the part
+    says, "up" for Ray's processes, "away" when it does not answer, "dead"."""
+
+    name: str
+    role: str
+    address: str = ""
+    pid: int = 0
+    incarnation: str = ""
+    state: str = ""
+    facts: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """``notes`` say what is wrong and what to do. ``serving``: can clients be served?"""
+
+    up: bool
+    run_dir: str
+    root: str
+    run_id: str
+    url: str
+    serving: bool
+    parts: list[PartReport]
+    notes: list[str]
+
+
+def status(run_dir: Path, credential: str) -> Report:
+    """Look at every recorded process and ask every part how it is. Ray is not asked."""
+    record = rundir.read_run(run_dir)
+    if record is None:
+        return Report(False, str(run_dir), "", "", "", False, [], [])
+    found = {f.name: f for f in procfile.read_all(run_dir) if f.run == record.run_id}
+    names = [HEAD, *(f"{RAY_NODE}-{i}" for i in range(1, record.nodes + 1))]
+    names += [name for name in part_names(record.nodes) if record.up or name in found]
+    asked = [found[n] for n in names if n in found and found[n].address]
+    asked = [facts for facts in asked if procfile.alive(facts)]
+    states = dict(
+        zip(
+            [facts.name for facts in asked],
+            asyncio.run(_states(asked, credential)),
+            strict=True,
+        )
+    )
+    reports = [_report(name, found.get(name), states.get(name)) for name in names]
+    if not record.up:
+        reports = [report for report in reports if report.state != "dead"]
+    serving = any(r.role == "node" and r.state == "serving" for r in reports) and any(
+        r.state == "active" for r in reports
+    )
+    return Report(
+        up=record.up,
+        run_dir=str(run_dir),
+        root=record.root,
+        run_id=record.run_id,
+        url=record.url,
+        serving=serving,
+        parts=reports,
+        notes=_notes(record, reports),
+    )
+
+
+def _report(name: str, facts: ProcFacts | None, state: PartStateReply | str | None) -> PartReport:
+    role = facts.role if facts is not None else name.rstrip("0123456789").rstrip("-")
+    if facts is None or not procfile.alive(facts):
+        return PartReport(name, role, facts.address if facts is not None else "", state="dead")
+    if isinstance(state, PartStateReply):
+        return PartReport(
+            name,
+            role,
+            facts.address,
+            facts.pid,
+            state.incarnation.hex(),
+            state.state,
+            list(state.facts),
+        )
+    if isinstance(state, str):
+        return PartReport(name, role, facts.address, facts.pid, "", "away", [state])
+    if role in (HEAD, RAY_NODE):
+        return PartReport(name, role, "", facts.pid, "", "up")
+    problem = [facts.problem] if facts.problem else []
+    return PartReport(name, role, "", facts.pid, "", "starting", problem)
+
+
+def _notes(record: RunRecord, reports: Sequence[PartReport]) -> list[str]:
+    if not record.up:
+        return ["the cluster is down; `sofs up` starts it"]
+    dead = {report.name for report in reports if report.state == "dead"}
+    notes = []
+    if HEAD in dead:
+        notes.append(
+            "the Ray head is dead: parts that run serve on, but none that dies is restarted; "
+            "`sofs up` starts the head again"
+        )
+    nodes = sorted(name for name in dead if name.startswith(RAY_NODE))
+    if nodes:
+        notes.append(f"{', '.join(nodes)} dead; `sofs up` starts it again")
+    parts = sorted(name for name in dead if not name.startswith("ray-"))
+    if parts and HEAD not in dead:
+        notes.append(f"{', '.join(parts)}: not there, or being restarted")
+    return notes
+
+
+async def _states(asked: Sequence[ProcFacts], credential: str) -> list[PartStateReply | str]:
+    """Ask parts at once for their states; text for one that does not answer."""
+    world = make_world(credential)
+
+    async def ask(facts: ProcFacts) -> PartStateReply | str:
+        try:
+            return await part_state(world.clock, world.transport, facts.address)
+        except SofsError as error:
+            return str(error)
+
+    try:
+        return list(await asyncio.gather(*map(ask, asked)))
+    finally:
+        await world.transport.close()

@@ -1,0 +1,252 @@
+"""Ray nodes as processes of this machine: starting them one after another, ending them exactly.
+
+Each Ray node is one ``ray start --block`` (through ``ray_node``), a session leader with its own
+log. They are started one after another, because two joins at the same moment abort a raylet. The
+head carries no part of SOFS, and keeps its tables (GCS) in RocksDB below the run's temporary
+folder: a head that died can be started again in place, and adopts the raylets and actors that went
+on without it. Raylets wait for it for days (RECONNECT_S), since at Ray's default every actor would
+die a minute after the head.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import secrets
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Final
+
+from sofs.actors import procfile
+from sofs.actors.procfile import RUN_MARK, ProcFacts
+from sofs.actors.ray_node import RayNodeOrder
+from sofs.actors.rundir import TOKEN_FILE, RunRecord
+from sofs.errors import InvalidParameter, Unavailable
+
+HEAD: Final = "ray-head"
+RAY_NODE: Final = "ray-node"
+OBJECT_STORE_BYTES: Final = 80 * 1024 * 1024  # Ray's floor is 75 MiB; SOFS puts nothing there.
+RECONNECT_S: Final = 30 * 24 * 3600
+START_S_MAX: Final = 60.0
+END_S_MAX: Final = 15.0
+PORTS: Final = range(20_000, 30_000)  # Below the ephemeral ports, above those of Ray's workers.
+PORT_TRIES_MAX: Final = 200
+STARTED: Final = "Ray runtime started"  # What `ray start` prints when its node has joined.
+MALLOC: Final = {
+    # Large messages are freed and allocated again all the time; without these every one of them
+    # costs a page fault for each 4 KiB.
+    "MALLOC_MMAP_THRESHOLD_": str(32 * 1024 * 1024),
+    "MALLOC_TRIM_THRESHOLD_": str(256 * 1024 * 1024),
+}
+
+
+def ray_environment(run_dir: Path, record: RunRecord) -> dict[str, str]:
+    """The environment of every Ray process and driver of a run: nothing of Ray's is inherited."""
+    base = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    package = str(Path(__file__).parents[2])
+    path = base.get("PYTHONPATH")
+    return {
+        **base,
+        **MALLOC,
+        RUN_MARK: record.run_id,
+        "PYTHONPATH": f"{package}{os.pathsep}{path}" if path else package,
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN_PATH": str(run_dir / TOKEN_FILE),
+        "RAY_TMPDIR": record.temp,
+        "RAY_START_HOOK": "sofs.actors.ray_node.quiet",
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_gcs_rpc_server_reconnect_timeout_s": str(RECONNECT_S),
+        "RAY_gcs_storage": "rocksdb",
+        "RAY_gcs_storage_path": str(Path(record.temp) / "gcs"),
+        # A file server is not what Ray shall kill when memory runs short.
+        "RAY_memory_monitor_refresh_ms": "0",
+    }
+
+
+def start_node(run_dir: Path, record: RunRecord, number: int, *, die_with_parent: bool) -> None:
+    """Start the head (``number`` 0) or a Ray node and return when it has joined. Raises Unavailable
+    with its last words."""
+    name = f"{RAY_NODE}-{number}" if number else HEAD
+    order = RayNodeOrder(
+        name,
+        RAY_NODE if number else HEAD,
+        str(run_dir),
+        record.run_id,
+        _arguments(record, number),
+        die_with_parent,
+    )
+    if not number:
+        # Ray refuses to start a head where another's raylets live; here they are its own.
+        with contextlib.suppress(FileNotFoundError):
+            (Path(record.temp) / "ray_current_cluster").unlink()
+    (run_dir / "log").mkdir(mode=0o700, exist_ok=True)
+    output = run_dir / "log" / f"{name}.log"
+    with open(output, "wb") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "sofs.actors.ray_node", json.dumps(asdict(order))],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            env=ray_environment(run_dir, record),
+        )
+    deadline = time.monotonic() + START_S_MAX
+    while True:
+        text = output.read_text(errors="replace")
+        if STARTED in text:
+            break
+        if process.poll() is not None or time.monotonic() > deadline:
+            words = " | ".join(text.strip().splitlines()[-3:])
+            raise Unavailable(f"{name} did not start; see {output}: {words}")
+        time.sleep(0.02)
+    if not number:
+        record.ray_address = _own_address(text, record.ray_port)
+
+
+def _own_address(text: str, port: int) -> str:
+    """Ray takes an address of the network for itself even when told the loopback: it prints it."""
+    for line in text.splitlines():
+        _, found, address = line.partition("Local node IP: ")
+        if found:
+            return f"{address.strip()}:{port}"
+    return f"127.0.0.1:{port}"
+
+
+def _arguments(record: RunRecord, number: int) -> list[str]:
+    common = [
+        "start",
+        "--block",
+        "--node-ip-address=127.0.0.1",
+        "--num-cpus=0",
+        f"--object-store-memory={OBJECT_STORE_BYTES}",
+        "--include-log-monitor=false",
+        "--disable-usage-stats",
+        "--log-style=record",
+        "--log-color=false",
+    ]
+    if not number:
+        return [
+            *common,
+            "--head",
+            f"--port={record.ray_port}",
+            "--include-dashboard=false",
+            "--no-monitor",
+            f"--temp-dir={record.temp}",
+        ]
+    return [
+        *common,
+        f"--address={record.ray_address}",
+        '--resources={"sofs_node": 1}',
+        f"--labels=sofs/name=machine-{number}",
+    ]
+
+
+def make_storage(record: RunRecord) -> None:
+    """The folder for the head's tables."""
+    Path(record.temp, "gcs").mkdir(mode=0o700, exist_ok=True)
+
+
+def launch_leader(
+    run_dir: Path, record: RunRecord, config: dict[str, object]
+) -> subprocess.Popen[bytes]:
+    """Start the driver that registers the leader; the caller waits for it."""
+    with open(run_dir / "log" / "launch.log", "wb") as log:
+        return subprocess.Popen(
+            [
+                sys.executable,
+                "-m",
+                "sofs.actors.launch",
+                json.dumps({"address": record.ray_address, "config": config}),
+            ],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            env=ray_environment(run_dir, record),
+        )
+
+
+# Ending -----------------------------------------------------------------------------------------
+
+
+def end_all(run_dir: Path, run: str) -> int:
+    """SIGKILL every recorded process of this boot and all members of their Ray nodes' sessions, and
+    wait until all are gone; returns how many there were. Whether Ray answers plays no part.
+
+    Raises Unavailable when a process does not end (it hangs in the kernel: a dead disk).
+    """
+    killed: set[tuple[int, int]] = set()
+    deadline = time.monotonic() + END_S_MAX
+    while True:
+        recorded = procfile.read_all(run_dir)
+        leaders = [facts for facts in recorded if facts.role in (HEAD, RAY_NODE)]
+        members = [procfile.identify(pid) for pid in procfile.session_members(leaders, run)]
+        # Whoever restarts others comes first: raylets, and what started them.
+        targets = [
+            *leaders,
+            *(facts for facts in members if facts is not None),
+            *(facts for facts in recorded if facts not in leaders),
+        ]
+        alive = [facts for facts in targets if procfile.alive(facts)]
+        if not alive:
+            break
+        for facts in alive:
+            killed.add((facts.pid, facts.start_ticks))
+            procfile.kill(facts)
+        left = procfile.wait_gone(alive, min(1.0, END_S_MAX))
+        if left and time.monotonic() > deadline:
+            pids = ", ".join(str(facts.pid) for facts in left)
+            raise Unavailable(
+                f"processes {pids} do not end although they were killed; a device that they wait "
+                "for may hang"
+            )
+    procfile.forget_dead(run_dir)
+    return len(killed)
+
+
+# Ports ------------------------------------------------------------------------------------------
+
+
+def is_free(hosts: Sequence[str], port: int) -> bool:
+    """Can this TCP port be bound now at all of ``hosts``?"""
+    for host in hosts:
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind((host, port))
+                probe.listen(1)
+            except OSError:
+                return False
+    return True
+
+
+def pick_ports(hosts: Sequence[str], count: int, wanted: int = 0) -> int:
+    """Return the first of ``count`` ports in a row that are free at all ``hosts``: from ``wanted``
+    if it is given, else any of PORTS. Raises InvalidParameter when it is taken."""
+    if wanted:
+        taken = [p for p in range(wanted, wanted + count) if not is_free(hosts, p)]
+        if taken:
+            raise InvalidParameter(
+                f"port {taken[0]} is taken at one of {', '.join(hosts)}; give another with --port"
+            )
+        return wanted
+    for _ in range(PORT_TRIES_MAX):
+        port = PORTS.start + secrets.randbelow(len(PORTS) - count)
+        if all(is_free(hosts, p) for p in range(port, port + count)):
+            return port
+    raise Unavailable(f"no free port from {PORTS.start} to {PORTS.stop} at {', '.join(hosts)}")
+
+
+def ray_nodes(run_dir: Path) -> dict[str, ProcFacts]:
+    """The recorded Ray processes that are alive, by name."""
+    return {
+        facts.name: facts
+        for facts in procfile.read_all(run_dir)
+        if facts.role in (HEAD, RAY_NODE) and procfile.alive(facts)
+    }

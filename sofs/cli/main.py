@@ -1,0 +1,81 @@
+"""The `sofs` command: parse, run one command, tell errors without tracebacks.
+
+Exit status: 0 done; 1 a promise of SOFS was broken (said by `sofs demo` and `sofs bench`); 2 the
+command was used wrongly; 3 SOFS or the system refused, with what to do next; 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from typing import Final
+
+from sofs import __version__
+from sofs.cli import delegate, down, status, up
+from sofs.errors import SofsError
+
+EXIT_BROKEN_PROMISE: Final = 1
+EXIT_USAGE: Final = 2
+EXIT_REFUSED: Final = 3
+EXIT_INTERRUPTED: Final = 130
+
+EXAMPLES: Final = """\
+examples:
+  sofs up --root /srv/sofs              start a cluster of three nodes on a folder
+  sofs status                           every part of it, and what is wrong
+  sofs status --json | jq .parts        the same for programs
+  sofs down                             end its processes; files stay
+  sofs demo                             see it survive the death of every part
+  sofs bench                            measure it on this machine
+
+then, in Python:
+  share = sofs.connect("sofs://127.0.0.11:PORT,.../share")   # as `sofs up` prints it
+
+exit status: 0 done, 1 a promise was broken, 2 wrong usage, 3 refused (the message says why)
+"""
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="sofs",
+        description="A continuously available scale-out file server that lives in a Ray cluster.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"sofs {__version__}")
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+    for module in (up, down, status):
+        module.add_parser(commands)
+    delegate.add_parser(commands, "demo", "see a cluster survive the death of every part")
+    delegate.add_parser(commands, "bench", "measure a cluster on this machine")
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; returns its exit status (argparse itself exits with 2 for wrong usage)."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    # A command that has a parser of its own gets its arguments as they are, --help too.
+    if given and given[0] in delegate.COMMANDS:
+        run = delegate.runner(given[0], given[1:])
+    else:
+        options = build_parser().parse_args(given)
+
+        def run() -> int:
+            return int(options.run(options))
+
+    try:
+        return run()
+    except SofsError as error:
+        print(f"sofs: {error}", file=sys.stderr)
+        return EXIT_REFUSED
+    except OSError as error:
+        print(f"sofs: the system refused: {error}", file=sys.stderr)
+        return EXIT_REFUSED
+    except KeyboardInterrupt:
+        print("sofs: interrupted", file=sys.stderr)
+        return EXIT_INTERRUPTED
+
+
+if __name__ == "__main__":
+    sys.exit(main())

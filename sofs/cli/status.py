@@ -1,0 +1,71 @@
+"""`sofs status`: every part of a cluster, as it says itself, and what is wrong."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+from dataclasses import asdict
+from typing import Final
+
+from sofs.actors import lifecycle, rundir
+from sofs.actors.lifecycle import Report
+from sofs.cli.up import add_run_dir
+from sofs.rpc.credential import find_credential
+
+EXAMPLES: Final = """\
+examples:
+  sofs status                    the one cluster that is up
+  sofs status --json | jq .parts
+  sofs status --root /srv/sofs
+
+Exit status: 0 when clients are served, 3 when they are not.
+"""
+EXIT_NOT_SERVING: Final = 3
+
+
+def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = commands.add_parser(
+        "status",
+        help="every part of a cluster, and what is wrong",
+        description="Ask every part of a cluster how it is.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--root", metavar="PATH_OR_URL", help="the cluster's root")
+    add_run_dir(parser)
+    parser.add_argument("--json", action="store_true", help="for programs")
+    parser.add_argument("--facts", action="store_true", help="with all that the parts tell")
+    parser.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> int:
+    run_dir = rundir.find_run_dir(options.run_dir, options.root, os.environ)
+    if run_dir is None or rundir.read_run(run_dir) is None:
+        report = Report(False, str(run_dir or ""), "", "", "", False, [], ["no cluster is up"])
+    else:
+        report = lifecycle.status(run_dir, find_credential(None, os.environ, run_dir))
+    print(json.dumps(asdict(report), indent=1) if options.json else table(report, options.facts))
+    return 0 if report.serving else EXIT_NOT_SERVING
+
+
+def table(report: Report, facts: bool = False) -> str:
+    """The report for people."""
+    lines = []
+    if report.root:
+        lines += [f"root     {report.root}", f"run dir  {report.run_dir}"]
+    if report.up:
+        lines += [f"run      {report.run_id[:8]}", f"url      {report.url}"]
+    if report.parts:
+        lines += ["", f"{'PART':14}{'STATE':12}{'ADDRESS':20}{'PID':>8}  INCARNATION"]
+    for part in report.parts:
+        pid = str(part.pid) if part.pid else "-"
+        lines.append(
+            f"{part.name:14}{part.state:12}{part.address or '-':20}{pid:>8}  "
+            f"{part.incarnation[:8] or '-'}"
+        )
+        if facts:
+            lines += [f"    {fact}" for fact in part.facts]
+    if report.notes:
+        lines += ["", *report.notes]
+    return "\n".join(lines)

@@ -1,0 +1,103 @@
+"""`sofs up`: start a cluster on this machine, or what is missing of one."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Final
+
+from sofs.actors import lifecycle
+from sofs.actors.lifecycle import NODES_DEFAULT, UpOptions
+from sofs.rpc.credential import CREDENTIAL_FILE, CREDENTIAL_VARIABLE
+
+EXAMPLES: Final = """\
+examples:
+  sofs up                                     three nodes on ~/.local/share/sofs/root
+  sofs up --root /mnt/shared/sofs --nodes 5   five nodes on a folder of a shared file system
+  sofs up --root file:///srv/sofs --run-dir /run/sofs
+  sofs up --take-over                         although the leader of another run answers
+
+It is safe to repeat: what runs is kept, what is missing is started.
+"""
+
+
+def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = commands.add_parser(
+        "up",
+        help="start a cluster, or what is missing of it",
+        description="Start a cluster on this machine and return when it serves.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--root", metavar="PATH_OR_URL", help="the cluster's root (see examples)")
+    parser.add_argument(
+        "--nodes", type=_count, default=0, help=f"nodes that serve (default {NODES_DEFAULT})"
+    )
+    parser.add_argument("--port", type=_port, default=0, help="of the nodes (default: a free one)")
+    add_run_dir(parser)
+    parser.add_argument(
+        "--take-over", action="store_true", help="claim the cluster from another run that answers"
+    )
+    parser.set_defaults(run=run)
+
+
+def add_run_dir(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--run-dir",
+        metavar="DIR",
+        help="where processes, logs and the credential are kept (default: below "
+        "$XDG_RUNTIME_DIR/sofs or /tmp, by cluster)",
+    )
+
+
+def _count(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError("a cluster has at least one node")
+    return value
+
+
+def _port(text: str) -> int:
+    value = int(text)
+    if not 1024 <= value <= 65534:
+        raise argparse.ArgumentTypeError("a port is 1024 to 65534")
+    return value
+
+
+def default_root() -> str:
+    """The root of whoever names none."""
+    data = os.environ.get("XDG_DATA_HOME")
+    base = Path(data) if data else Path.home() / ".local" / "share"
+    return str(base / "sofs" / "root")
+
+
+def say(line: str) -> None:
+    """Progress goes to standard error: the result alone is on standard output."""
+    print(f"  {line}", file=sys.stderr, flush=True)
+
+
+def run(options: argparse.Namespace) -> int:
+    begin = time.monotonic()
+    root = options.root or default_root()
+    done = lifecycle.up(
+        UpOptions(
+            root=root,
+            nodes=options.nodes,
+            run_dir=options.run_dir,
+            port=options.port,
+            take_over=options.take_over,
+        ),
+        os.environ,
+        say,
+    )
+    if done.started:
+        print(f"up in {time.monotonic() - begin:.1f} s: {done.record.nodes} nodes on {root}")
+    else:
+        print(f"already up: {done.record.nodes} nodes on {root}")
+    print(f"url         {done.record.url}")
+    print(f"credential  export {CREDENTIAL_VARIABLE}={done.run_dir / CREDENTIAL_FILE}")
+    print(f"run dir     {done.run_dir}")
+    return 0

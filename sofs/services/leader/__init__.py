@@ -1,0 +1,1 @@
+"""The leader: which machines serve, with which parts and addresses. Its death stops nothing."""
