@@ -426,8 +426,9 @@ def connect(
     runtime = system_runtime(credential, parsed, transport, clock, entropy)
 
     def make() -> AsyncShare:
+        made, release = runtime.transport()
         core = ClientCore(
-            runtime.transport(),
+            made,
             runtime.clock,
             runtime.entropy,
             resolver or runtime.addresses,
@@ -437,6 +438,7 @@ def connect(
             deadline_ms=deadline_ms,
             warm=warm,
             witness=witness,
+            release=release,
         )
         return AsyncShare(core, parsed)
 

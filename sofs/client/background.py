@@ -7,6 +7,10 @@ the loop's reader; nothing else stands between.
 The item is appended before ``_woken`` is read, and ``_drain`` clears it before it drains: whoever
 sees it set knows that a drain is still to come.
 
+At the end of the process the thread ends too (``atexit``). What the application left open is
+dropped in order first: clients without a goodbye, then every other task, then the loop, so that
+nothing is destroyed half-way and said so on stderr.
+
 After a fork the child has no such thread: it starts a loop of its own, and shares that the parent
 connected raise ``FileClosed`` there.
 """
@@ -23,9 +27,11 @@ from typing import Any, Final, TypeVar
 
 from sofs.client.flight import Flight
 from sofs.client.operation import Operation
+from sofs.client.session import ClientCore
 from sofs.errors import FileClosed, InvalidParameter
 from sofs.ports.stream import Envelope
 
+STOP_ROUNDS_MAX: Final = 3
 STOP_S_MAX: Final = 5.0  # A thread that does not end by then is left to the end of the process.
 
 T = TypeVar("T")
@@ -78,6 +84,9 @@ class LoopThread:
         self._woken = False
         self._loop = asyncio.new_event_loop()
         self._tasks: dict[asyncio.Task[None], None] = {}
+        self._clients: list[ClientCore] = []  # To be dropped at the end; closed ones go in between.
+        self._ending: asyncio.Task[None] | None = None
+        self._ended = False
         self._thread = threading.Thread(target=self._run, name="sofs-client", daemon=True)
         self._thread.start()
 
@@ -99,6 +108,8 @@ class LoopThread:
         """Hand an operation (or a callable) to the loop. FileClosed after a fork."""
         if os.getpid() != self.pid:
             raise FileClosed("this share was connected before a fork; connect again in the child")
+        if self._ended:
+            raise FileClosed("the client's thread has ended with the process")
         self._inbox.append(item)
         if not self._woken:
             self._woken = True
@@ -168,11 +179,37 @@ class LoopThread:
         task.add_done_callback(lambda done: self._tasks.pop(done, None))
         return task
 
+    def adopt(self, client: ClientCore) -> None:
+        """Drop the client at the end of this thread, should it still be open."""
+        self._clients = [*(each for each in self._clients if not each.closed), client]
+
     def stop(self) -> None:
-        """End the thread; for tests and for the end of the process."""
-        if self._thread.is_alive() and os.getpid() == self.pid:
-            self._loop.call_soon_threadsafe(self._loop.stop)
+        """End the thread; for tests and for the end of the process. FileClosed from then on."""
+        if self._ended or os.getpid() != self.pid:
+            return
+        self._ended = True
+        if self._thread.is_alive():
+            self._loop.call_soon_threadsafe(self._begin_end)
             self._thread.join(STOP_S_MAX)
+
+    def _begin_end(self) -> None:
+        self._drain()  # What was posted before; whoever waits for it hears of the end.
+        self._ending = self._loop.create_task(self._end())
+
+    async def _end(self) -> None:
+        try:
+            for client in self._clients:
+                await client.drop()
+            current = asyncio.current_task()
+            # What a cancelled task starts while it ends is found by the next round.
+            for _ in range(STOP_ROUNDS_MAX):
+                others = [task for task in asyncio.all_tasks() if task is not current]
+                for task in others:
+                    task.cancel()
+                if others:
+                    await asyncio.wait(others, timeout=STOP_S_MAX / 4)
+        finally:
+            self._loop.stop()
 
 
 def _cancel(tasks: list[asyncio.Task[None]]) -> None:

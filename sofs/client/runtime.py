@@ -10,7 +10,7 @@ import asyncio
 import ipaddress
 import os
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
 from sofs.client.dialing import Resolver
@@ -18,12 +18,15 @@ from sofs.client.url import ShareUrl, join_host
 from sofs.ports.runtime import Clock, Entropy
 from sofs.ports.stream import Transport
 
+Release = Callable[[], Awaitable[None]]
+
 
 @dataclass(frozen=True, slots=True)
 class Runtime:
-    """``transport`` is made inside the event loop that uses it."""
+    """``transport`` is made inside the event loop that uses it. With it comes how to end it, if it
+    is the client's own."""
 
-    transport: Callable[[], Transport]
+    transport: Callable[[], tuple[Transport, Release | None]]
     clock: Clock
     entropy: Entropy
     addresses: Sequence[str] | Resolver
@@ -48,17 +51,22 @@ def system_runtime(
     )
 
 
-def _given(transport: Transport) -> Callable[[], Transport]:
-    return lambda: transport
+def _given(transport: Transport) -> Callable[[], tuple[Transport, Release | None]]:
+    return lambda: (transport, None)
 
 
-def _grpc(credential: str | None, clock: Clock) -> Callable[[], Transport]:
+def _grpc(credential: str | None, clock: Clock) -> Callable[[], tuple[Transport, Release | None]]:
     from sofs.rpc.credential import find_credential
     from sofs.rpc.transport import GrpcTransport
 
     # The environment is part of the SDK's interface: there is no settings file in a user's process.
     found = find_credential(credential, os.environ, None)  # noqa: TID251
-    return lambda: GrpcTransport(found, clock)
+
+    def make() -> tuple[Transport, Release | None]:
+        transport = GrpcTransport(found, clock)
+        return transport, transport.close
+
+    return make
 
 
 def _addresses(url: ShareUrl) -> Sequence[str] | Resolver:

@@ -23,8 +23,9 @@ No time, chance, thread or network of its own: Clock, Entropy and Transport come
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Final
@@ -156,8 +157,10 @@ class ClientCore:
         deadline_ms: int = DEADLINE_DEFAULT_MS,
         warm: bool = True,
         witness: bool = True,
+        release: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
-        """``addresses``: ``host:port`` each, or an async callable that returns them.
+        """``addresses``: ``host:port`` each, or an async callable that returns them. ``release``:
+        called at the end, when nothing uses the transport any more.
         ``deadline_ms``: how long an operation may take unless its call says otherwise."""
         self.client_id = client_id or entropy.token(ID_BYTES)
         self.share = share
@@ -179,6 +182,7 @@ class ClientCore:
         self._registered = False
         self._witness: WitnessClient | None = None
         self._want_warm, self._want_witness = warm, witness
+        self._release = release
         self._session: Session | None = None
         self._sessions = 0
         self._warm: Channel | None = None
@@ -248,6 +252,15 @@ class ClientCore:
                 await channel.close()
         if not self._ready.done():
             self._ready.cancel()
+        release, self._release = self._release, None
+        if release is not None:
+            with contextlib.suppress(Unavailable):  # It ends by itself then, only later.
+                await within(self.clock, limits.GOODBYE_MS_MAX, release(), "end of the streams")
+
+    async def drop(self) -> None:
+        """End without a goodbye: the process ends. Open handles last until their timeouts."""
+        if not self._stopped:
+            await self._stop(Unavailable("this client's process ends"))
 
     @property
     def closed(self) -> bool:

@@ -487,7 +487,7 @@ def connect(
     loop = loop_thread()
 
     async def start() -> aio.AsyncShare:
-        return await aio.connect(
+        share = await aio.connect(
             url,
             credential=credential,
             principal=principal,
@@ -499,5 +499,7 @@ def connect(
             witness=witness,
             transport=transport,
         )
+        loop.adopt(share.core)
+        return share
 
     return Share(loop, loop.run(start()))

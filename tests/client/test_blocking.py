@@ -443,3 +443,15 @@ def test_file_is_what_open_returns(share: Share) -> None:
         assert isinstance(file, File)
         assert isinstance(file, io.RawIOBase)
         assert "'/a'" in repr(file)
+
+
+def test_thread_that_ended_refuses_work_and_forgets_what_it_ran(no_thread_leaks: None) -> None:
+    made = ThreadedRig()
+    file = made.share.open("/a", "w+b")
+    stop_loop_thread()
+    assert made.share.closed
+    assert made.loop._loop.is_closed()
+    with pytest.raises(ValueError, match="FILE_CLOSED"):
+        file.write(b"x")
+    del file
+    stop_loop_thread()

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import os
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+import pytest
 from client_rig import Rig, until
 from mini_cluster import DROP
 
@@ -16,11 +18,30 @@ from sofs.core import messages as m
 from sofs.rpc.transport import GrpcTransport
 from sofs.storage.runtime import SystemClock
 
+CREDENTIAL = "c" * 43
+
+LEAVES_BLOCKING = """
+import sofs, sys
+share = sofs.connect(sys.argv[1], credential=sys.argv[2])
+file = share.open("/left-open", "w+b")
+file.write(b"x")
+"""
+LEAVES_ASYNCHRONOUS = """
+import asyncio, sys
+from sofs.client.aio import connect
+async def main():
+    global share, file
+    share = await connect(sys.argv[1], credential=sys.argv[2])
+    file = await share.open("/left-open", "w+b")
+    await file.pwrite(b"x", 0)
+asyncio.run(main())
+"""
+
 
 @asynccontextmanager
 async def grpc_rig() -> AsyncIterator[tuple[Rig, GrpcTransport]]:
     rig = Rig(2)
-    transport = GrpcTransport("test-credential", SystemClock())
+    transport = GrpcTransport(CREDENTIAL, SystemClock())
     for node in rig.nodes:
         node.address = "127.0.0.1:0"
         await node.start(transport)
@@ -54,3 +75,16 @@ async def test_failover_over_grpc_replays_what_the_dead_node_did_not_answer() ->
             assert await asyncio.gather(*pending) == list(range(20))
             assert share.failovers()[0].warm
             assert len(rig.volume.executed) == 20
+
+
+@pytest.mark.parametrize("program", [LEAVES_BLOCKING, LEAVES_ASYNCHRONOUS])
+async def test_application_that_ends_without_closing_its_share_ends_quietly(program: str) -> None:
+    async with grpc_rig() as (rig, _):
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-W", "ignore::ResourceWarning", "-c", program, rig.url, CREDENTIAL),
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT,
+        )
+        said, _ = await process.communicate()
+        assert (process.returncode, said.decode()) == (0, "")
+        assert bytes(rig.volume.files["/left-open"].data) == b"x"
