@@ -351,6 +351,8 @@ async def within(clock: Clock, limit_ms: float, work: Awaitable[T], what: str) -
     """Await ``work`` for at most ``limit_ms``; then cancel it and raise Unavailable (outcome
     unknown)."""
     task = asyncio.ensure_future(work)
+    # It may fail in the very turn in which it is cancelled: then nobody waits for its error.
+    task.add_done_callback(_retrieved)
     timer = asyncio.ensure_future(clock.sleep_ms(limit_ms))
     try:
         await asyncio.wait((task, timer), return_when=asyncio.FIRST_COMPLETED)
@@ -361,6 +363,11 @@ async def within(clock: Clock, limit_ms: float, work: Awaitable[T], what: str) -
         timer.cancel()
         if not task.done():
             task.cancel()
+
+
+def _retrieved(task: asyncio.Future[T]) -> None:
+    if not task.cancelled():
+        task.exception()
 
 
 async def open_channel(

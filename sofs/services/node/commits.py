@@ -8,7 +8,7 @@ record is COMMIT_AGE_MS old, or when somebody must know that the authority has e
 (``settle``): before a token is given back or asked for anew, before a truncate and a close.
 
 Bounds. What the authority does not have is the tail that a take-over replays. Beyond
-UNSENT_RECORDS_MAX, UNSENT_BYTES_MAX or UNSENT_AGE_MS_MAX writes wait (``full`` and ``room``).
+UNSENT_RECORDS_MAX, UNSENT_BYTES_MAX or UNSENT_AGE_MS_MAX writes wait (``full`` and ``moved``).
 
 Within a batch a newer extent of exactly the same pages replaces the older one; windows are whole,
 as of the batch's last record.
@@ -142,6 +142,7 @@ class Commits:
         self.published_sequence = last_sequence
         if self._open_records >= COMMIT_RECORDS or self._open_bytes >= COMMIT_BYTES:
             self._kick()
+        self._wake_waiting()
 
     # Limits
     # ----------------------------------------------------------------------------------------
@@ -159,14 +160,21 @@ class Commits:
             and self._clock.monotonic_ms() - self._first_ms > UNSENT_AGE_MS_MAX
         )
 
-    async def room(self) -> None:
-        """Return when a batch was applied (or at once when none is to be)."""
+    async def moved(self) -> None:
+        """Send what there is, and return when a batch was applied or records became durable: then
+        ask again. Only for one who found the tail full: then one of the two is under way."""
         if self._in_flight or self._open_records:
             self._wanted = max(self._wanted, self.published_sequence)
             self._kick()
-            future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-            self._waiting.append(future)
-            await future
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.append(future)
+        await future
+
+    def _wake_waiting(self) -> None:
+        waiting, self._waiting = self._waiting, []
+        for future in waiting:
+            if not future.done():
+                future.set_result(None)
 
     async def settle(self, sequence: int) -> None:
         """Return when the authority has everything up to ``sequence``, durably."""
@@ -241,14 +249,11 @@ class Commits:
         self.batches += 1
         # A refusal ends this life (as this task's error): what was acknowledged to clients is in
         # the log, and the seal finds it.
-        await self._link.call(lambda: CommitRecords(commit), deadline_ms=None)
+        await self._link.call(lambda: CommitRecords(commit), own=True)
         self._in_flight = False
         self._sent_records = self._sent_bytes = 0
         self.applied_sequence = commit.through_sequence
-        waiting, self._waiting = self._waiting, []
-        for future in waiting:
-            if not future.done():
-                future.set_result(None)
+        self._wake_waiting()
         self._wake_settled()
 
     def _wake_settled(self) -> None:

@@ -252,8 +252,16 @@ class FileTable:
                 self.drop_token(file)
         for number in reply.lost_handles:
             handle = self.handles.get(number)
-            if handle is not None and not handle.reclaiming:
-                self.remove_handle(handle, StaleGeneration.code)
+            if handle is None or handle.reclaiming:
+                continue
+            if handle.in_flight:
+                # What is appended must land before it is forgotten, else a copy could be appended
+                # again: the session's end does both in order.
+                handle.leaving = handle.closing = StaleGeneration.code
+                if handle.session is not None:
+                    handle.session.end("the authority has a handle elsewhere; reclaim it")
+                continue
+            self.remove_handle(handle, StaleGeneration.code)
 
     # The map
     # -------------------------------------------------------------------------------------

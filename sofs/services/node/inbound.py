@@ -29,6 +29,7 @@ from sofs.services.node.open_file import RW, Handle
 
 if TYPE_CHECKING:
     from sofs.services.node.life import Node
+    from sofs.services.node.session import Session
 
 GRANT_UNDER_WAY_MS: Final = 50  # A recall may overtake the grant it means by a moment.
 
@@ -96,22 +97,33 @@ class Inbound:
 
     async def _detach(self, body: Detach) -> Message:
         table = self._table
-        leaving: list[Handle] = []
+        leaving: list[tuple[Handle, int]] = []
+        left: list[Session] = []
         for bound in body.handles:
             handle = table.handles.get(bound.handle)
             if handle is None or handle.generation > bound.generation:
                 continue  # Gone, or its client came back through this node meanwhile.
             handle.leaving = handle.closing = body.code or StaleGeneration.code
-            leaving.append(handle)
+            leaving.append((handle, bound.generation))
             handle.file.sweep()
-        for handle in leaving:
+        for handle, generation in leaving:
             await handle.quiet()
             await table.settle(handle.file)
+            if handle.generation > generation:
+                continue  # Its client came back through this node while it was drained.
             session = handle.session
-            table.remove_handle(handle, handle.closing)
-            if body.code and session is not None and session.alive and not session.leaving:
+            table.remove_handle(handle, handle.closing or StaleGeneration.code)
+            if session is None or not session.alive or session.leaving:
+                continue
+            if body.code:
                 assert session.channel is not None
                 session.channel.notify(HandleClosed(handle.number, body.code))
+            else:
+                left.append(session)
+        for session in left:
+            # Its client may not know: what was taken in its name can be a copy of long ago. It
+            # comes back and says where its handles are to be.
+            self._node.end_session(session, "a handle was reclaimed elsewhere")
         return CommitReply()
 
     def _lock_update(self, channel: Channel, call: int, body: LockUpdate) -> None:

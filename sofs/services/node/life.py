@@ -187,12 +187,16 @@ class Node:
             await channel.close()
 
     def sessions_changed(self, session: Session) -> None:
-        """A session has said who it is: it replaces the client's older one."""
+        """A session is in use: it replaces the client's older one."""
         older = self.sessions.get(session.client)
         if older is not None and older is not session:
-            older.end("a newer session of the same client replaced this one")
-            self._session_ended(older)
+            self.end_session(older, "a newer session of the same client replaced this one")
         self.sessions[session.client] = session
+
+    def end_session(self, session: Session, reason: str) -> None:
+        """End a session now; its handles are disconnected."""
+        session.end(reason)
+        self._session_ended(session)
 
     def _session_ended(self, session: Session) -> None:
         session.alive = False

@@ -38,6 +38,7 @@ from sofs.core.messages import (
     RegisterNodeReply,
 )
 from sofs.errors import (
+    DiskFull,
     Fenced,
     LimitExceeded,
     OutcomeUnknown,
@@ -154,18 +155,27 @@ class AuthorityLink:
         on_reply: Callable[[Message], None] | None = None,
         *,
         deadline_ms: int | None = DEADLINE_DEFAULT_MS,
+        own: bool = False,
     ) -> Message:
         """Send ``build()`` to the authority and return its answer, over as many links as it takes.
 
         Raises what the authority answered; Unavailable after ``deadline_ms`` (None: never) without
-        an answer, with the outcome unknown.
+        an answer, with the outcome unknown. ``own``: the node's own duty, in nobody's name; it has
+        no deadline and no limit, and what may be sent again later is.
+
+        A refusal of a copy says nothing about an earlier one that was sent and not answered: one
+        that only asks to come later is not passed on then, but followed.
         """
-        if self._n_calls >= CALLS_WAITING_MAX:
+        if own:
+            deadline_ms = None
+        elif self._n_calls >= CALLS_WAITING_MAX:
             raise LimitExceeded(
                 f"{CALLS_WAITING_MAX} calls wait for the authority", retry_after_ms=50
             )
         start = self._clock.monotonic_ms()
-        self._n_calls += 1
+        self._n_calls += not own
+        unanswered = False
+        pause = BACKOFF_MS
         try:
             while True:
                 await self._until_live(start, deadline_ms)
@@ -176,14 +186,31 @@ class AuthorityLink:
                     return await self._once(channel, build, on_reply)
                 except (Unavailable, OutcomeUnknown) as error:
                     self._why_down = str(error)
+                    unanswered = True
                 except (Fenced, WrongIncarnation) as error:
+                    unanswered = unanswered or not error.definite
                     await self._own_check()
                     # Our log lives: that authority is not one any more, or does not know us yet.
                     channel.end(Unavailable(f"the authority refused us: {error}"))
+                except SofsError as error:
+                    if not (own or unanswered) or not _comes_again(error):
+                        raise
+                    self._why_down = str(error)
+                    pause = min(2 * pause, RECONNECT_BACKOFF_MS_MAX)
                 if channel.alive:
-                    await self._clock.sleep_ms(BACKOFF_MS)
+                    self._check_deadline(start, deadline_ms)
+                    await self._clock.sleep_ms(pause)
         finally:
-            self._n_calls -= 1
+            self._n_calls -= not own
+
+    def _check_deadline(self, start_ms: int, deadline_ms: int | None) -> float | None:
+        """Return the milliseconds that are left (None: no deadline), or raise Unavailable."""
+        if deadline_ms is None:
+            return None
+        left = start_ms + deadline_ms - self._clock.monotonic_ms()
+        if left <= 0:
+            raise Unavailable(f"no authority answered within {deadline_ms} ms ({self._why_down})")
+        return left
 
     async def _once(
         self,
@@ -203,13 +230,7 @@ class AuthorityLink:
     async def _until_live(self, start_ms: int, deadline_ms: int | None) -> None:
         while not (self._live and self._channel is not None and self._channel.alive):
             self._live = False
-            left = None
-            if deadline_ms is not None:
-                left = start_ms + deadline_ms - self._clock.monotonic_ms()
-                if left <= 0:
-                    raise Unavailable(
-                        f"no authority answered within {deadline_ms} ms ({self._why_down})"
-                    )
+            left = self._check_deadline(start_ms, deadline_ms)
             future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
             self._waiting.append(future)
             if left is None:
@@ -302,6 +323,11 @@ class AuthorityLink:
             channel.end(Unavailable("the node follows a newer authority"))
             return
         self.inbound(channel, envelope)
+
+
+def _comes_again(error: SofsError) -> bool:
+    """Does the refusal only say "not now"?"""
+    return error.retry == "same-call" or isinstance(error, DiskFull)
 
 
 def _refuse(channel: Channel, envelope: Envelope) -> None:

@@ -31,6 +31,7 @@ from sofs.core.messages import (
     BoundHandle,
     Caller,
     Close,
+    Commit,
     Disconnected,
     Done,
     EndClient,
@@ -159,7 +160,7 @@ class Metadata:
                 self._table.install(reply.grant)
                 reply.grant = None
 
-        return await self._link.call(lambda: body, opened)
+        return await self._link.call(lambda: _for_living(session, body), opened)
 
     def _bind(
         self, session: Session, number: int, generation: int, ino: int, access: int
@@ -186,7 +187,7 @@ class Metadata:
     def _begin_close(self, session: Session, body: Close) -> Work:
         """From now on the handle takes no new operations."""
         handle = session.handles.get(body.handle)
-        body.release_token = 0
+        body.release_token, body.commit = 0, Commit()
         if handle is None or handle.generation != body.generation:
             # A copy of a close that was answered, or of an older life: the authority knows.
             return lambda: self._forward(session, body, b"")
@@ -202,7 +203,8 @@ class Metadata:
             await self._commits.settle(file.last_sequence)
             reply = await self._link.call(lambda: self._release(body, handle))
         except (FileClosed, StaleGeneration) as error:
-            self._table.remove_handle(handle, error.code)
+            if handle.generation == body.generation:  # Else it was reclaimed meanwhile.
+                self._table.remove_handle(handle, error.code)
             raise
         except SofsError:
             handle.leaving = ""
@@ -238,7 +240,9 @@ class Metadata:
             for handle in known:
                 if handle.session is not session:
                     await self._landed(handle)
-            return await self._link.call(lambda: body, lambda m: self._reclaimed(session, m))
+            return await self._link.call(
+                lambda: _for_living(session, body), lambda m: self._reclaimed(session, m)
+            )
         finally:
             for handle in known:
                 handle.reclaiming -= 1
@@ -276,22 +280,36 @@ class Metadata:
                 and self._table.handles.get(handle.number) is handle
             ]
 
-        told: list[Handle] = []
+        told: list[BoundHandle] = []
+        ever: dict[int, int] = {}  # Generations that any copy told: each may have taken effect.
 
         def build() -> Message:
-            told[:] = away()
-            return Disconnected([BoundHandle(h.number, h.generation) for h in told])
+            told[:] = [BoundHandle(h.number, h.generation) for h in away()]
+            ever.update((item.handle, item.generation) for item in told)
+            return Disconnected(list(told))
 
         for handle in handles:
             await self._landed(handle)
         if not away():
             return
-        await self._link.call(build, deadline_ms=None)
-        for handle in told:
-            if handle.session is None and not handle.reclaiming:
-                await self._commits.settle(handle.file.last_sequence)
-                if handle.session is None and not handle.reclaiming:
-                    self._table.remove_handle(handle, StaleGeneration.code)
+        await self._link.call(build, own=True)
+        self._end_told(ever)
+        forget = {item.handle: item.generation for item in told}
+        for handle in handles:
+            await self._commits.settle(handle.file.last_sequence)
+            gone = handle in away() and forget.get(handle.number) == handle.generation
+            if gone and not handle.in_flight:  # Else a later report waits for what is in flight.
+                self._table.remove_handle(handle, StaleGeneration.code)
+
+    def _end_told(self, told: dict[int, int]) -> None:
+        """A handle that was told as disconnected may have a session again under the same generation
+        (a copy of its open was answered): the authority counts it as away, so its client has to
+        reclaim it."""
+        for number, generation in told.items():
+            handle = self._table.handles.get(number)
+            if handle is None or handle.generation != generation or handle.session is None:
+                continue
+            self._node.end_session(handle.session, "a handle was told as disconnected; reclaim it")
 
     async def _end_client(self, session: Session, body: EndClient, data: Buffer) -> Message:
         """The authority has this node let go of the client's handles first (``Detach``)."""
@@ -379,6 +397,7 @@ class Metadata:
             session.refuse(call, error)
             session.finished(0)
             return
+        body.commit, body.tail = Commit(), b""  # The node's to fill, whatever the client sent.
         handle.busy += 1
         handle.file.submit(TruncateOp(self._node, session, call, handle, body))
 
@@ -393,6 +412,7 @@ class Metadata:
                 f"write_file takes at most {WRITE_BYTES_MAX} bytes; open the file and write parts"
             )
         node = self._node
+        body.commit = Commit()
         await self._link.live(DEADLINE_DEFAULT_MS)
         body.size = length
         body.modified_ns = node.clock.wall_ns()
@@ -462,6 +482,14 @@ class Metadata:
             skip = body.offset - first * BLOCK_BYTES
             return memoryview(whole)[skip : skip + length]
         return None
+
+
+def _for_living(session: Session, body: Message) -> Message:
+    """``body``, to be sent in the session's name. What takes handles is never sent for a session
+    that ended: its client may have them elsewhere by now."""
+    if not session.alive:
+        raise StaleGeneration("the session that asked for this has ended")
+    return body
 
 
 def _access(result: ReclaimResult) -> int:

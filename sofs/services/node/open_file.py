@@ -180,6 +180,19 @@ class Flight(Protocol):
     def attach(self, session: Session, call: int, is_abandon: bool) -> None: ...
 
 
+async def _turn() -> None:
+    """Let everything else that is ready run first."""
+    loop = asyncio.get_running_loop()
+    future: asyncio.Future[None] = loop.create_future()
+    loop.call_soon(_resolve, future)
+    await future
+
+
+def _resolve(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)
+
+
 class _Recall:
     __slots__ = ("allowance",)
 
@@ -279,6 +292,7 @@ class OpenFile:
                 if need is not None:
                     await self._provide(need)
                     need = None
+                    await _turn()  # What is there at once, and still not enough, stops no others.
                 if not self._waiting:
                     return
                 if self._held or (self._recall is not None and self._recall.allowance <= 0):

@@ -1,9 +1,10 @@
 """One client's stream: who it is, what it may have in flight, and where its messages go.
 
-A client has one session with a node; a newer stream of the same client ends the older one. When a
-session ends without a goodbye, its operations that are not admitted yet are dropped (the client
-sends them again, to whoever serves it then), admitted writes become durable, and the authority is
-told that the handles are disconnected: their timers start there.
+A client has one session with a node. A newer stream that only says Hello (a client tries out its
+addresses) changes nothing; its first request ends the older session. When a session ends without a
+goodbye, its operations that are not admitted yet are dropped (the client sends them again, to
+whoever serves it then), admitted writes become durable, and the authority is told that the handles
+are disconnected: their timers start there.
 
 Limits: SESSION_OPS_MAX operations and SESSION_BYTES_MAX bytes in flight, and half of that for reads
 and what their answers occupy until the client has taken them; beyond them LimitExceeded.
@@ -54,6 +55,7 @@ class Session:
         "channel",
         "client",
         "handles",
+        "joined",
         "leaving",
         "n_bytes",
         "n_operations",
@@ -68,6 +70,7 @@ class Session:
         self.principal = ""
         self.handles: dict[int, Handle] = {}
         self.alive = True
+        self.joined = False  # It was asked for something: it is the client's session now.
         self.leaving = False  # The client says goodbye: nothing more is pushed to it.
         self.n_operations = 0
         self.n_bytes = 0
@@ -85,6 +88,9 @@ class Session:
                 f"{SESSION_OPS_MAX} operations of this session are in flight", retry_after_ms=5
             )
         kind = type(body)
+        if not self.joined and self.client and kind is not PartState:
+            self.joined = True
+            self.node.sessions_changed(self)
         if kind is Write:
             self._write(envelope)
         elif kind is Read:
@@ -165,7 +171,6 @@ class Session:
         self.client = hello.client
         self.principal = hello.principal
         channel.remote = hello
-        node.sessions_changed(self)
         channel.reply(
             envelope.call,
             HelloReply(

@@ -115,6 +115,11 @@ class WritePath:
     def full(self) -> bool:
         return self.commits.full(len(self.pending), self.pending_bytes)
 
+    async def room(self) -> None:
+        """Return when the tail is not full."""
+        while self.full():
+            await self.commits.moved()
+
     def append_detached(self, ino: int, data: Sequence[Buffer], length: int) -> Placement:
         """Append a record that only an authority transaction makes count. The caller asked for
         room."""
@@ -218,7 +223,7 @@ class WriteOp:
             self._reply(offset)
             return None
         if paths.full():
-            return Need(paths.commits.room, remote=True)
+            return Need(paths.room, remote=True)
         payload = self._compose(offset, length)
         if isinstance(payload, Need):
             return payload
@@ -492,7 +497,7 @@ class AbandonOp:
         elif isinstance(verdict, BeyondWindow):
             raise _beyond(verdict)
         elif paths.full():
-            return Need(paths.commits.room, remote=True)
+            return Need(paths.room, remote=True)
         elif not finished(paths.log.room(0)):
             return Need(lambda: paths.log.room(BLOCK_BYTES), remote=False)
         else:
