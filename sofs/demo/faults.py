@@ -77,10 +77,10 @@ class FaultScript:
         """Roles of the script that this cluster does not have."""
         return [role for _, role in FAULTS if role != SERVING and not parts_of(self._cluster, role)]
 
-    def run(self, until: float) -> None:
-        """Apply every fault that fits before ``until`` (time.monotonic); stop at the first error
-        of an activity."""
-        for signal, role in FAULTS:
+    def run(self, rounds: int, until: float) -> None:
+        """Apply every fault ``rounds`` times, as far as they begin before ``until``
+        (time.monotonic); stop at the first error of an activity."""
+        for signal, role in FAULTS * rounds:
             if time.monotonic() >= until or any(a.errors for a in self._activities):
                 return
             if role == SERVING or parts_of(self._cluster, role):

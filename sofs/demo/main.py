@@ -46,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     outcome = Outcome("local Ray" if ray else "plain processes, without Ray")
     try:
         with _signals_interrupt(), _folder(options.folder) as folder:
-            Demo(folder, ray, options.seconds, narrator, outcome).run()
+            Demo(folder, ray, options.seconds, options.rounds, narrator, outcome).run()
     except KeyboardInterrupt:
         narrator.say("interrupted; everything that was started has been ended")
         return 130
@@ -72,6 +72,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--seconds", type=float, default=110.0, help="time for all of it (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--rounds", type=int, default=1, help="how often each fault comes (default: %(default)s)"
     )
     parser.add_argument(
         "--folder",
@@ -127,9 +130,16 @@ class Demo:
     """One run; fills in ``outcome``."""
 
     def __init__(
-        self, folder: Path, ray: bool, seconds: float, narrator: Narrator, outcome: Outcome
+        self,
+        folder: Path,
+        ray: bool,
+        seconds: float,
+        rounds: int,
+        narrator: Narrator,
+        outcome: Outcome,
     ) -> None:
         self._folder = folder
+        self._rounds = rounds
         self._ray = ray
         self._end = narrator.began + seconds
         self._narrator = narrator
@@ -180,7 +190,7 @@ class Demo:
         script = FaultScript(cluster, self._meter, activities, self._first_client, self._say)
         self._outcome.roles_missing = script.roles_missing()
         try:
-            script.run(self._end - CHECKS_S)
+            script.run(self._rounds, self._end - CHECKS_S)
             self._finish_copy(activities)
         finally:
             self._outcome.faults = script.done
