@@ -70,6 +70,10 @@ def attach(
 def _make_root(store: LocalAppendStore) -> None:
     try:
         Path(store.root).mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError) as error:
+        raise BackendRefused(
+            f"the root {store.url} is, or is below, a file; give a folder"
+        ) from error
     except OSError as error:
         raise store_error(error, "create the root", store.url) from error
 
