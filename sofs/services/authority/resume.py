@@ -166,5 +166,13 @@ class Resumption:
             self.settled(some)
 
     async def _resume_node(self, nodes: Nodes, incarnation: bytes) -> None:
-        """Wait until a node of before the take-over registered, or was sealed."""
-        await nodes.back_or_sealed(incarnation)
+        """Wait until a node of before the take-over registered, or was sealed.
+
+        A damaged data log allows neither. The node's handles then stay bound to it, and the gate
+        goes on without it: else everybody would wait for ever, while who touches such a file is to
+        be told that its log is damaged.
+        """
+        if not await nodes.back_or_sealed(incarnation):
+            bound = self._state.bound_handles()
+            held = [handle for handle, _, holder in bound if holder == incarnation]
+            self._wake(self._gate.node_reported(self._now(), incarnation, held))

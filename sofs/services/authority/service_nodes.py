@@ -39,6 +39,7 @@ from sofs.core.record import DataHeader, RecordKind, unpack_data_header
 from sofs.errors import (
     Corrupt,
     Fenced,
+    FormatRefused,
     OutcomeUnknown,
     ProtocolError,
     SofsError,
@@ -126,25 +127,31 @@ class Nodes:
         if self._links.get(link.incarnation) is link:
             await self.back_or_sealed(link.incarnation)
 
-    async def back_or_sealed(self, incarnation: bytes) -> None:
-        """Return when the node has a stream again or is sealed: at once when its host says that it
-        is gone, after REGISTER_LIMITS limits when it stays silent. A slow store delays, and accuses
-        nobody."""
+    async def back_or_sealed(self, incarnation: bytes) -> bool:
+        """Return True when the node has a stream again or is sealed: at once when its host says
+        that it is gone, after REGISTER_LIMITS limits when it stays silent. A slow store delays, and
+        accuses nobody.
+
+        False when its data log cannot be read to its end: what it holds stays held, since nobody
+        knows its last acknowledged writes. Whoever needs it tries to seal it again, and gets that
+        error; nobody else waits for it.
+        """
         clock = self._env.clock
         start = clock.monotonic_ms()
         while self.link(incarnation) is None and self._state.is_live_node(incarnation):
             try:
                 if await self.investigate(incarnation):
-                    return
+                    return True
                 if clock.monotonic_ms() - start > REGISTER_LIMITS * self.limit_ms(incarnation):
                     await self._accuse(incarnation, silent=True)
-                    return
-            except Corrupt as error:
+                    return True
+            except (Corrupt, FormatRefused) as error:
                 log.error("$corrupt: the log of node %s: %s", incarnation.hex()[:8], error)
-                return
+                return False
             except SofsError as error:
                 log.warning("node %s: %s", incarnation.hex()[:8], error)
             await clock.sleep_ms(LOOK_AGAIN_MS)
+        return True
 
     # Evidence
     # --------------------------------------------------------------------------------------

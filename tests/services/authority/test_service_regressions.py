@@ -1,0 +1,668 @@
+"""Interleavings that once made the authority lose, tell, hang or end what it must not.
+
+Each test holds one door open (an event in a store or log call, a message that is kept back) until
+the other side did its step, so that the order is the same in every run.
+"""
+
+from __future__ import annotations
+
+import ast
+import asyncio
+import dataclasses
+import gc
+import os
+from collections.abc import Awaitable, Coroutine, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pytest
+from authority_cluster import PeerNode, World, world
+
+import sofs
+from sofs.core import messages as m
+from sofs.core.entries import Entry, Handover
+from sofs.core.record import DataHeader, DataOp, RecordKind
+from sofs.errors import (
+    Corrupt,
+    DiskFull,
+    Expired,
+    ObjectNameCollision,
+    Unavailable,
+)
+from sofs.ids import Epoch, Incarnation, Position
+from sofs.ports.log import Claim
+from sofs.ports.stream import Envelope
+from sofs.rpc import frames
+from sofs.rpc.options import METHODS
+from sofs.services.authority import follower as follower_module
+from sofs.services.authority.env import node_role
+from sofs.services.authority.follower import Follower, checkpoint_info, take_checkpoint
+from sofs.services.authority.group_log import GROUP_ROOM_BYTES
+from sofs.services.authority.service_active import ActiveAuthority
+from sofs.services.channel import Channel
+from sofs.sim import local_transport
+from sofs.sim.local_transport import LocalStream
+
+T = TypeVar("T")
+CLIENT, OTHER = b"c" * 16, b"d" * 16
+OVERWRITE = 4  # The disposition of an open that empties an existing file.
+NEVER_MS = 20_000  # A limit that passes in no test: who is slow here is not to be suspected.
+HANG_S = 10  # No step here takes a tenth of it: what does not end by then hangs.
+
+
+def caller(op_id: int, client: bytes = CLIENT) -> m.Caller:
+    return m.Caller(client=client, principal="p", op_id=op_id)
+
+
+def open_request(op_id: int, path: str, client: bytes = CLIENT, share: int = 7) -> m.Open:
+    return m.Open(
+        caller=caller(op_id, client), path=path, access=3, share=share, disposition=3,
+        create_guid=client[:8] + op_id.to_bytes(8, "big"),
+    )  # fmt: skip
+
+
+async def ends(work: Awaitable[T]) -> T:
+    """Await what once hung."""
+    return await asyncio.wait_for(work, HANG_S)
+
+
+async def alone(w: World) -> tuple[ActiveAuthority, PeerNode]:
+    """A coordinator without a follower, and one node."""
+    await w.start("coordinator")
+    active = (await w.until_active("coordinator")).active
+    assert active is not None
+    return active, await PeerNode(w, "n1").join()
+
+
+async def followed(w: World) -> tuple[ActiveAuthority, Follower, PeerNode]:
+    """A coordinator, a resume-key in step with it, and one node."""
+    w.settings["silence_ms"] = NEVER_MS
+    active, node = await alone(w)
+    return active, await in_step(w, "resume-key"), node
+
+
+async def in_step(w: World, part: str) -> Follower:
+    await w.start(part)
+    await w.until_in_step(part)
+    follower = w.parts[part]._follower
+    assert follower is not None
+    return follower
+
+
+async def opened(node: PeerNode, request: m.Open) -> m.OpenReply:
+    reply = await node.call(request)
+    assert isinstance(reply, m.OpenReply)
+    return reply
+
+
+async def names(node: PeerNode) -> list[str]:
+    reply = await ends(node.call(m.ReadDir(path="/", entries_max=1000, caller=caller(0))))
+    assert isinstance(reply, m.ReadDirReply)
+    return [entry.name for entry in reply.entries]
+
+
+def ask(node: PeerNode, request: m.Message) -> Coroutine[Any, Any, tuple[m.Message, Any]]:
+    """One attempt over the node's stream as it is: no reconnecting."""
+    assert node.channel is not None
+    return node.channel.call(request)
+
+
+# Claims and durability: what an answer tells
+
+
+async def superseded(w: World) -> None:
+    """Somebody wins the next epoch, and the owner has not noticed yet."""
+    owner = await w.fenced.highest_claim("volume")
+    assert owner is not None
+    claim = Claim(
+        "volume", Epoch(owner.epoch + 1), Incarnation(b"z" * 16), b"n" * 16, "nowhere:1"
+    )  # fmt: skip
+    assert await w.fenced.try_claim(claim) is None
+
+
+@pytest.mark.parametrize(
+    "question",
+    [
+        m.Stat(path="/a", caller=caller(0)),
+        m.ReadDir(path="/not-here", caller=caller(0)),
+        m.Mkdir(caller(2), "/a"),
+    ],
+    ids=["stat", "a refusal to read", "a refusal to change"],
+)
+async def test_a_superseded_owner_answers_neither_stat_nor_refusals(
+    tmp_path: Path, question: m.Message
+) -> None:
+    """Claim of a successor, then a question that the old owner could answer from memory."""
+    async with world(tmp_path) as w:
+        _, node = await alone(w)
+        await node.call(m.Mkdir(caller(1), "/a"))
+        await superseded(w)
+        with pytest.raises(Unavailable):
+            await ends(ask(node, question))
+        await node.die()
+
+
+async def test_a_refusal_waits_until_what_it_saw_is_durable(tmp_path: Path) -> None:
+    """mkdir /b applied, its fdatasync under way, another mkdir /b refused because of it."""
+    async with world(tmp_path) as w:
+        active, node = await alone(w)
+        await node.call(m.Mkdir(caller(1), "/a"))
+        gate, syncing, waiting = asyncio.Event(), asyncio.Event(), asyncio.Event()
+        real_durable, real_settled = active._writer.durable, active.group.settled
+
+        async def durable(sequence: int) -> None:
+            syncing.set()
+            await gate.wait()
+            await real_durable(sequence)
+
+        async def settled() -> None:
+            waiting.set()
+            await real_settled()
+
+        active._writer.durable = durable  # type: ignore[method-assign]
+        first = asyncio.create_task(ask(node, m.Mkdir(caller(2), "/b")))
+        await ends(syncing.wait())
+        active.group.settled = settled  # type: ignore[method-assign]
+        second = asyncio.create_task(ask(node, m.Mkdir(caller(3), "/b")))
+        await w.until("the second was judged", lambda: second.done() or waiting.is_set())
+        assert not second.done(), "told of /b, which is not durable"
+        gate.set()
+        with pytest.raises(ObjectNameCollision):
+            await ends(second)
+        await ends(first)
+        await node.die()
+
+
+async def test_a_flush_that_meets_a_full_disk_ends_the_life_and_the_next_one_serves(
+    tmp_path: Path,
+) -> None:
+    """The mutation found room; its changeset, once taken out of the database, does not."""
+    async with world(tmp_path) as w:
+        active, node = await alone(w)
+        real = active._writer.room
+
+        async def room(n_bytes: int) -> None:
+            if n_bytes != GROUP_ROOM_BYTES:
+                raise DiskFull("full")
+            await real(n_bytes)
+
+        active._writer.room = room  # type: ignore[method-assign]
+        await ends(node.call(m.Mkdir(caller(1), "/a")))
+        assert isinstance(active.ended.result(), DiskFull)
+        assert await names(node) == ["a"]
+        await node.die()
+
+
+async def test_operation_1_of_a_client_that_ended_is_not_executed_again(tmp_path: Path) -> None:
+    """mkdir /a, goodbye, rmdir /a by another; then a late copy of the mkdir arrives."""
+    async with world(tmp_path) as w:
+        _, node = await alone(w)
+        await node.call(m.Mkdir(caller(1), "/a"))
+        await node.call(m.EndClient(caller(0)))
+        await node.call(m.Rmdir(caller(1, OTHER), "/a"))
+        with pytest.raises(Expired):
+            await ask(node, m.Mkdir(caller(1), "/a"))
+        assert await names(node) == []
+        await node.die()
+
+
+# Following
+
+
+async def test_an_entry_too_large_for_the_wire_reaches_the_follower_through_the_store(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A changeset over MESSAGE_BYTES_MAX, then small ones; the follower takes over with all."""
+    real = LocalStream.send
+
+    async def send(stream: LocalStream, envelopes: Sequence[Envelope]) -> None:
+        frames.encode(envelopes)  # As on gRPC: MessageTooLarge when it does not fit.
+        await real(stream, envelopes)
+
+    monkeypatch.setattr(LocalStream, "send", send)
+    async with world(tmp_path) as w:
+        active, follower, node = await followed(w)
+        with active.group.transaction():
+            active.state._run("INSERT INTO meta VALUES(?,?)", "large", b"x" * (5 << 20))
+        await active.group.settled()
+        await node.call(m.Mkdir(caller(1), "/later"))
+        last = active.feed.last_sequence
+        await w.until("the follower has all", lambda: follower.state.position.sequence == last)
+        await w.kill("coordinator")
+        assert await names(node) == ["later"]
+        successor = w.parts["resume-key"].active
+        assert successor is not None
+        [kept] = successor.state._all("SELECT length(value) FROM meta WHERE name='large'")
+        assert kept[0] == 5 << 20
+        await node.die()
+
+
+async def test_a_follower_that_missed_an_entry_does_not_take_over_without_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One pushed entry is lost on the way; the next one arrives."""
+    real = LocalStream.send
+    lost: list[int] = []
+
+    async def send(stream: LocalStream, envelopes: Sequence[Envelope]) -> None:
+        kept = []
+        for envelope in envelopes:
+            if isinstance(envelope.body, m.Entries) and not lost:
+                lost.extend(entry.sequence for entry in envelope.body.entries)
+            else:
+                kept.append(envelope)
+        await real(stream, kept)
+
+    async with world(tmp_path) as w:
+        active, follower, node = await followed(w)
+        monkeypatch.setattr(LocalStream, "send", send)
+        await node.call(m.Mkdir(caller(1), "/a"))
+        await w.until("an entry was lost", lambda: lost)
+        await node.call(m.Mkdir(caller(2), "/b"))
+        last = active.feed.last_sequence
+        await w.until("the follower has all", lambda: follower.state.position.sequence == last)
+        await w.kill("coordinator")
+        assert await names(node) == ["a", "b"]
+        await node.die()
+
+
+async def test_entries_that_wait_behind_a_checkpoint_are_not_applied_twice_after_a_reset(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The follower writes a checkpoint, more entries queue than one batch takes, the stream is
+    reset: the next stream sends again what was queued."""
+    monkeypatch.setattr(follower_module, "APPLY_BATCH_MAX", 2)
+    async with world(tmp_path) as w:
+        w.settings["checkpoint_every_bytes"] = 2_000
+        active, follower, node = await followed(w)
+        begun, gate = asyncio.Event(), asyncio.Event()
+        real = w.fenced.put_object
+
+        async def put_object(key: str, data: bytes) -> None:
+            if not begun.is_set():
+                begun.set()
+                await gate.wait()
+            await real(key, data)
+
+        w.fenced.put_object = put_object  # type: ignore[method-assign]
+        op = 0
+        while not begun.is_set():
+            op += 1
+            await node.call(m.Mkdir(caller(op), f"/d{op}"))
+        for _ in range(5):
+            op += 1
+            await node.call(m.Mkdir(caller(op), f"/d{op}"))
+        await w.until("entries wait", lambda: len(follower._queue) >= 5)
+        assert follower._channel is not None
+        follower._channel.end(Unavailable("reset"))
+        last = active.feed.last_sequence
+        await w.until(
+            "the follower has all",
+            lambda: w.crashes or follower.state.position.sequence >= last,
+        )
+        gate.set()
+        assert not w.crashes
+        await w.kill("coordinator")
+        assert len(await names(node)) == op
+        assert w.parts["resume-key"].takeovers[0].kept, "what it followed is a point of the history"
+        await node.die()
+
+
+async def test_an_older_checkpoint_is_not_named_after_a_newer_one(tmp_path: Path) -> None:
+    """Two followers make checkpoints; that of the slower one arrives last. Recovery begins at the
+    newest entry, and what lies below the newer checkpoint is deleted."""
+    async with world(tmp_path) as w:
+        active, node = await alone(w)
+        taken = []
+        for op in (1, 2):
+            await node.call(m.Mkdir(caller(op), f"/d{op}"))
+            position = Position(active.claim.epoch, active.feed.last_sequence)
+            taken.append(await take_checkpoint(active.env, active._database, position))
+        for reference in reversed(taken):
+            await active._name_checkpoint(m.CheckpointTaken(checkpoint_info(reference)))
+        await w.kill("coordinator")
+        await w.start("coordinator")
+        await w.until_active("coordinator")
+        assert await names(node) == ["d1", "d2"]
+        assert await w.fenced.list_objects("checkpoints") == [taken[1].key]
+        await node.die()
+
+
+# Handing back
+
+
+class HandingBack:
+    """The resume-key acts; a coordinator in step asked for the volume. ``gate`` holds the handover
+    before it is written."""
+
+    def __init__(self, w: World) -> None:
+        self.world = w
+        self.gate = asyncio.Event()
+
+    async def begin(self) -> PeerNode:
+        w = self.world
+        _, _, node = await followed(w)
+        await w.kill("coordinator")
+        active = (await w.until_active("resume-key")).active
+        assert active is not None
+        self.active = active
+        self.follower = await in_step(w, "coordinator")
+        await node.connect()
+        await w.until("ONLINE", lambda: active.resume.online)
+        at_the_door = asyncio.Event()
+        real = active.group.write
+
+        async def write(entry: Entry) -> Any:
+            if isinstance(entry, Handover):
+                at_the_door.set()
+                await self.gate.wait()
+            return await real(entry)
+
+        active.group.write = write  # type: ignore[method-assign]
+        assert self.follower._channel is not None
+        request = m.HandBack(w.parts["coordinator"].incarnation)
+        self.asking = asyncio.create_task(self.follower._channel.call(request))
+        await ends(at_the_door.wait())
+        return node
+
+
+async def test_a_hand_back_whose_asker_went_away_does_not_stop_the_volume(tmp_path: Path) -> None:
+    """The coordinator's stream is reset while the owner is between refusing work and the
+    handover."""
+    async with world(tmp_path) as w:
+        hand_back = HandingBack(w)
+        node = await hand_back.begin()
+        [asker] = hand_back.active.feed.followers.values()
+        assert hand_back.follower._channel is not None
+        hand_back.follower._channel.end(Unavailable("reset"))
+        await asyncio.gather(hand_back.asking, return_exceptions=True)
+        await w.until("the owner saw the reset", lambda: not asker.channel.alive)
+        hand_back.gate.set()
+        await ends(node.call(m.Mkdir(caller(1), "/a")))
+        assert hand_back.active.ended.done(), "the handover was written: this life is over"
+        await node.die()
+
+
+async def test_a_node_that_leaves_during_a_hand_back_takes_nobody_along(tmp_path: Path) -> None:
+    """A node's call waits for the end of the hand-back; its stream is reset, and the call is
+    cancelled."""
+    async with world(tmp_path) as w:
+        hand_back = HandingBack(w)
+        node, other = await hand_back.begin(), await PeerNode(w, "n2").join()
+        link = hand_back.active.nodes.link(node.incarnation)
+        assert link is not None
+        served = link.channel.messages_received
+        call = asyncio.create_task(ask(node, m.Mkdir(caller(1), "/a")))
+        await w.until("the call waits", lambda: link.channel.messages_received > served)
+        await asyncio.sleep(0)  # The task that serves it has begun.
+        assert node.channel is not None
+        node.channel.end(Unavailable("the node is gone"))
+        await asyncio.gather(call, return_exceptions=True)
+        await w.until("the owner saw it", lambda: not link.channel.alive)
+        await link.channel.close()
+        assert not hand_back.active.ended.done()
+        hand_back.gate.set()
+        await ends(hand_back.asking)
+        await w.until_active("coordinator")
+        await ends(other.call(m.Mkdir(caller(1, OTHER), "/b")))
+        assert await names(other) == ["b"]
+        await w.until_in_step("resume-key")  # The part composed another life.
+        await node.die()
+        await other.die()
+
+
+async def test_a_hand_back_that_cannot_be_written_leaves_the_volume_where_it_is(
+    tmp_path: Path,
+) -> None:
+    """The disk is full when the handover is to be logged; a call waits for the outcome."""
+    async with world(tmp_path) as w:
+        hand_back = HandingBack(w)
+        node = await hand_back.begin()
+        writer = hand_back.active._writer
+        real = writer.room
+
+        async def room(n_bytes: int) -> None:
+            writer.room = real  # type: ignore[method-assign]
+            raise DiskFull("full")
+
+        call = asyncio.create_task(ask(node, m.Mkdir(caller(1), "/a")))
+        writer.room = room  # type: ignore[method-assign]
+        hand_back.gate.set()
+        reply, _ = await ends(hand_back.asking)
+        assert reply == m.HandBackReply(False)
+        await ends(call)
+        assert w.parts["resume-key"].active is hand_back.active
+        await node.die()
+
+
+# Nodes that leave
+
+
+async def test_a_slow_store_while_a_node_dies_delays_and_ends_nothing(tmp_path: Path) -> None:
+    """The node is gone; our own store does not answer within the limit, later it does."""
+    async with world(tmp_path) as w:
+        w.settings["recall_ms"] = 50
+        active, node = await alone(w)
+        real, probes, slow = w.fenced.probe_latency, [0], asyncio.Event()
+
+        async def probe_latency() -> None:
+            probes[0] += 1
+            await slow.wait()
+            await real()
+
+        w.fenced.probe_latency = probe_latency  # type: ignore[method-assign]
+        await node.die()
+        await w.until("it was looked at twice", lambda: probes[0] >= 2 or active.ended.done())
+        assert not active.ended.done()
+        assert active.state.is_live_node(node.incarnation), "nobody is accused by a slow disk"
+        slow.set()
+        await w.until("it is sealed", lambda: not active.state.is_live_node(node.incarnation))
+        assert not active.ended.done()
+
+
+async def test_a_node_that_falls_silent_loses_its_handles_though_nobody_asks_for_them(
+    tmp_path: Path,
+) -> None:
+    """Its host lost its power: the stream is reset, and nobody refuses a new connection. No
+    operation needs the node, so no recall's limit finds it."""
+    async with world(tmp_path) as w:
+        w.settings["recall_ms"] = 50
+        active, node = await alone(w)
+        held = await opened(node, open_request(1, "/f", share=0))
+        w.hub.freeze(node.endpoint)
+        assert node.channel is not None
+        node.channel.end(Unavailable("reset"))
+        await w.until("its handle waits for its client", active.state.disconnected_handles)
+        assert [handle for handle, _ in active.state.disconnected_handles()] == [held.handle]
+        w.hub.thaw(node.endpoint)
+        await node.die()
+
+
+async def test_a_handle_that_came_back_to_its_node_is_detached_there_once_more(
+    tmp_path: Path,
+) -> None:
+    """Reclaim through n2 asks n1 to let go of generation 1; before the answer, the client reclaims
+    through n1 again. n1's answer is about generation 1, and generation 2 is still in use there."""
+    async with world(tmp_path) as w:
+        w.settings["recall_ms"] = NEVER_MS
+        _, one = await alone(w)
+        two = await PeerNode(w, "n2").join()
+        request = open_request(1, "/f")
+        handle = (await opened(one, request)).handle
+        item = m.ReclaimItem(handle, request.create_guid)
+        asked: list[tuple[Channel, Envelope]] = []
+        assert one.channel is not None
+        one.channel._handler = lambda channel, envelope: asked.append((channel, envelope))
+
+        away = asyncio.create_task(ask(two, m.Reclaim(caller(2), [item])))
+        await w.until("n1 is asked", lambda: asked)
+        back, _ = await ends(ask(one, m.Reclaim(caller(2), [item])))
+        assert isinstance(back, m.ReclaimReply)
+        assert back.results[0].generation == 2
+        answer(asked[0])
+        await w.until("n1 is asked again, or it was not", lambda: len(asked) == 2 or away.done())
+        assert detached(asked) == [1, 2], "generation 2 was taken from n1, which never let go of it"
+        answer(asked[1])
+        reply, _ = await ends(away)
+        assert isinstance(reply, m.ReclaimReply)
+        assert reply.results[0].generation == 3
+        await one.die()
+        await two.die()
+
+
+def answer(asked: tuple[Channel, Envelope]) -> None:
+    channel, envelope = asked
+    channel.reply(envelope.call, m.CommitReply())
+
+
+def detached(asked: Sequence[tuple[Channel, Envelope]]) -> list[int]:
+    """The generations that a node was asked to let go of, in order."""
+    bodies = [envelope.body for _, envelope in asked]
+    return [h.generation for body in bodies if isinstance(body, m.Detach) for h in body.handles]
+
+
+# A damaged data log
+
+
+async def damaged(root: Path, node: PeerNode, held: m.OpenReply) -> None:
+    """The node wrote, died, and the header of an acknowledged record of its log is damaged."""
+    assert held.grant is not None
+    header = DataHeader(
+        file=held.info.ino, offset=0, length=4096, generation=1, handle=held.handle, op_sequence=1,
+        token_generation=held.grant.generation, resulting_offset=0, first_page=0, mtime_ns=1,
+        op=DataOp.WRITE,
+    )  # fmt: skip
+    places = []
+    for op in range(1, 5):
+        extension = dataclasses.replace(header, op_sequence=op).pack()
+        place = node.log.append(RecordKind.DATA, [bytes(4096)], extension, block_sums=True)
+        await node.log.durable(place.sequence)
+        places.append(place)
+    flip(root / "logs" / node_role(node.incarnation), places[1].payload_offset - 40)
+    await node.die()
+
+
+def flip(log_folder: Path, offset: int) -> None:
+    """Overwrite eight bytes of the only segment of a log."""
+    [segment] = [path for path in log_folder.rglob("*") if path.is_file()]
+    file = os.open(segment, os.O_WRONLY)
+    os.pwrite(file, b"\xff" * 8, offset)
+    os.close(file)
+
+
+async def touch_damaged(node: PeerNode, held: m.OpenReply, request: m.Open) -> None:
+    """Each operation that needs what the damaged node holds is told why it fails."""
+    client = b"t" * 16
+    mine = await ends(opened(node, open_request(1, request.path, client)))
+    questions: list[m.Message] = [
+        m.Stat(path=request.path, caller=caller(0)),
+        m.AcquireToken(held.info.ino, 2),
+        m.Lock(caller(2, client), mine.handle, mine.generation, [m.LockRange(0, 10, True)]),
+        dataclasses.replace(open_request(3, request.path, client), disposition=OVERWRITE),
+        m.Reclaim(caller(2), [m.ReclaimItem(held.handle, request.create_guid)]),
+    ]
+    for question in questions:
+        with pytest.raises(Corrupt):
+            await ends(node.call(question))
+
+
+async def test_a_damaged_header_in_one_data_log_stops_its_own_files_only(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A node dies, and sealing its log fails for good: under the same owner ..."""
+    async with world(tmp_path) as w:
+        active, node = await alone(w)
+        other = await PeerNode(w, "n2").join()
+        request = open_request(1, "/f")
+        held = await opened(node, request)
+        await damaged(tmp_path, node, held)
+        await w.until("the damage was found", lambda: "$corrupt" in caplog.text)
+        await ends(opened(other, open_request(1, "/other", OTHER)))
+        await touch_damaged(other, held, request)
+        assert await names(other) == ["f", "other"]
+        assert not active.ended.done()
+        await other.die()
+
+
+async def test_a_damaged_data_log_keeps_no_take_over_from_going_online(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """... and under a successor, whose resume gate waits for every node of before."""
+    async with world(tmp_path) as w:
+        w.settings["gate_window_ms"] = 100
+        _, _, node = await followed(w)
+        other, away = await PeerNode(w, "n2").join(), await PeerNode(w, "n3").join()
+        request = open_request(1, "/f")
+        held = await opened(node, request)
+        await opened(away, open_request(1, "/away", OTHER, share=0))
+        await away.die()
+        await damaged(tmp_path, node, held)
+        await w.until("the damage was found", lambda: "$corrupt" in caplog.text)
+        await w.kill("coordinator")
+        third = b"e" * 16
+        await ends(opened(other, open_request(1, "/other", third)))
+        await ends(opened(other, open_request(2, "/away", third)))  # Released with the window.
+        active = (await w.until_active("resume-key")).active
+        assert active is not None
+        assert active.resume.online
+        await touch_damaged(other, held, request)
+        assert not active.ended.done()
+        await other.die()
+
+
+# Names of services
+
+
+def _named(expression: ast.expr, module: ast.Module, function: ast.AST | None) -> list[str]:
+    """The strings that an argument can be: a literal, a constant of its module, or a parameter with
+    its default."""
+    if isinstance(expression, ast.Constant):
+        return [str(expression.value)]
+    assert isinstance(expression, ast.Name), ast.dump(expression)
+    for statement in module.body:
+        match statement:
+            case ast.AnnAssign(target=ast.Name(id=expression.id), value=ast.expr() as value):
+                return _named(value, module, None)
+    assert isinstance(function, ast.AsyncFunctionDef), f"{expression.id} comes from elsewhere"
+    arguments = function.args.args
+    defaults: list[ast.expr | None] = [None] * len(arguments)
+    if function.args.defaults:
+        defaults[-len(function.args.defaults) :] = function.args.defaults
+    [default] = [d for a, d in zip(arguments, defaults, strict=True) if a.arg == expression.id]
+    return [] if default is None else _named(default, module, None)
+
+
+def _services_asked_for() -> dict[str, str]:
+    """Each service name that an ``open_channel`` in services and client gets -> where."""
+    gc.collect()  # Finalizers of older garbage that parse, too, are not to run inside the parser.
+    found: dict[str, str] = {}
+    package = Path(sofs.__file__).parent
+    for path in [*package.glob("services/**/*.py"), *package.glob("client/**/*.py")]:
+        source = path.read_text()
+        if "open_channel(" not in source and "dialer.open(" not in source:
+            continue
+        module = ast.parse(source)
+        for function in ast.walk(module):
+            if not isinstance(function, ast.AsyncFunctionDef):
+                continue
+            for call in ast.walk(function):
+                if not isinstance(call, ast.Call):
+                    continue
+                name = ast.unparse(call.func)
+                if name == "open_channel":
+                    service = call.args[3]
+                elif name.endswith("dialer.open") and len(call.args) > 1:
+                    service = call.args[1]  # Dialer hands its parameter on.
+                else:
+                    continue
+                for value in _named(service, module, function):
+                    found[value] = f"{path.relative_to(package)}:{call.lineno}"
+    return found
+
+
+def test_every_service_that_a_part_connects_to_exists_on_every_transport() -> None:
+    """Nodes were once looked at by a name that only the transport of the tests knew."""
+    asked = _services_asked_for()
+    assert {"file", "volume", "resume_key", "witness", "cluster"} <= asked.keys()
+    for known in (METHODS, local_transport.SERVICES):
+        assert {name: where for name, where in asked.items() if name not in known} == {}

@@ -1,0 +1,50 @@
+"""On slot backends the highest slot of a sealed log is its fence, and stays."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import fsspec
+import pytest
+from storage_harness import InlineBlocking, SeededEntropy, VirtualClock, a_claim, run
+
+from sofs.core.record import RecordKind
+from sofs.errors import Fenced
+from sofs.storage import MemorySlotStore, open_fenced
+
+URL = "memory://slots-fence"
+
+
+@pytest.fixture(autouse=True)
+def _clean() -> Iterator[None]:
+    yield
+    filesystem = fsspec.filesystem("memory")
+    for path in filesystem.find("/slots-fence"):
+        filesystem.rm_file(path)
+
+
+def test_deleting_a_sealed_log_leaves_no_slot_free_for_its_frozen_writer() -> None:
+    """The owner freezes after three slots; a successor seals with a fence in the next and deletes
+    all that its checkpoint covers; the owner wakes and writes its next slot."""
+
+    async def main() -> None:
+        fenced = open_fenced(
+            MemorySlotStore(URL), VirtualClock(), SeededEntropy(), InlineBlocking()
+        )
+        assert await fenced.try_claim(a_claim(1)) is None
+        log = await fenced.open_log(a_claim(1), first_sequence=1)
+        for _ in range(3):
+            place = log.append(RecordKind.ENTRY, [b"acknowledged"])
+            await log.durable(place.sequence)
+        assert await fenced.try_claim(a_claim(2)) is None
+        sealed = await fenced.seal(a_claim(1))
+        assert sealed.last_sequence == place.sequence
+        assert await fenced.delete_segments(a_claim(1), below_segment=2**31) > 0
+        left = fsspec.filesystem("memory").find("/slots-fence/logs")
+        zombie = log.append(RecordKind.ENTRY, [b"of a zombie"])
+        with pytest.raises(Fenced):
+            await log.durable(zombie.sequence)
+        assert fsspec.filesystem("memory").find("/slots-fence/logs") == left
+        await log.close()
+
+    run(main())
