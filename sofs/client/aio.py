@@ -5,7 +5,10 @@ is sent, large reads and writes go in pieces of PIECE_BYTES with PIECES_MAX of t
 piece is atomic, the whole is not), and each call is one operation with its own deadline.
 
 The failover of a node shows as a longer call. What may reach the application: the errors of the
-operation itself; HandleLost and AccessDenied of a handle that could not be reclaimed;
+operation itself (a refusal is definite: no copy of the call takes effect later); HandleLost and
+AccessDenied of a handle that could not be reclaimed. Its writes in flight may have taken effect
+although the class of HandleLost says ``definite``, which is about the handle: the message says so,
+and nobody can settle them any more, so read the file again. Also
 DeadlineExceeded (surely no effect); OutcomeUnknown, whose ``token`` goes to ``share.settle``.
 """
 

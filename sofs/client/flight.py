@@ -500,6 +500,8 @@ class Flight:
         return True
 
     def _lost_in_flight(self, op: Operation, handle: RemoteHandle) -> SofsError:
+        """A write that may have run and whose handle, with its window, is gone: no Abandon can
+        settle it, so the message has to say what ``definite`` of the class cannot."""
         lost = handle.lost_error()
         if isinstance(lost, AccessDenied):
             return lost
