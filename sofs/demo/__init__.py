@@ -2,7 +2,7 @@
 them.
 
 ``main(argv)`` returns the exit status: 0 when every promise was kept, 1 when one was broken, 2 for
-wrong arguments, 130 after Ctrl-C.
+wrong arguments, 3 when the demo could not be run, 130 after Ctrl-C.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from collections.abc import Sequence
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the demo; see ``sofs.demo.main``."""
-    from sofs.demo.main import main as run
+    """Run the demo; see ``sofs.demo.run``."""
+    from sofs.demo.run import main as run
 
     return run(argv)
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
+import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import IO, Any, Final
 
@@ -14,6 +16,9 @@ from sofs.demo.bank import Acknowledged, BankReport
 from sofs.demo.faults import Fault
 
 WIDTH: Final = 100
+
+
+STILL_S: Final = 5.0  # Nothing is silent for longer.
 
 
 class Narrator:
@@ -25,6 +30,23 @@ class Narrator:
 
     def say(self, text: str) -> None:
         print(f"[{time.monotonic() - self.began:6.1f} s] {text}", file=self.stream, flush=True)
+
+    @contextlib.contextmanager
+    def during(self, what: Callable[[], str]) -> Iterator[None]:
+        """While the block runs, say every few seconds how far it is."""
+        over = threading.Event()
+
+        def tell() -> None:
+            while not over.wait(STILL_S):
+                self.say(f"  {what()}")
+
+        thread = threading.Thread(target=tell, daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            over.set()
+            thread.join()
 
     def plain(self, text: str = "") -> None:
         print(text, file=self.stream, flush=True)
@@ -44,6 +66,7 @@ class Outcome:
     """All facts of a run."""
 
     cluster: str
+    under_way: bool = False  # The cluster is up: from here on a failure breaks the promise.
     seconds: float = 0.0
     operations: int = 0
     faults: list[Fault] = field(default_factory=list)
@@ -65,8 +88,6 @@ class Outcome:
         self.broken += [f"acknowledged, and lost: {each.key}" for each in lost]
         if self.bank is not None:
             self.broken += self.bank.wrong
-        if not self.faults:
-            self.broken.append("no fault was applied")
 
     @property
     def kept(self) -> bool:

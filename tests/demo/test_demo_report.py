@@ -18,6 +18,7 @@ from sofs.demo.faults import Fault
 from sofs.demo.meter import Meter, Timed
 from sofs.demo.report import WIDTH, Narrator, Outcome, TreeReport, print_outcome, write_json
 from sofs.demo.tree import Tree
+from sofs.errors import Unavailable
 
 
 def good_bank() -> BankReport:
@@ -57,8 +58,15 @@ def test_a_lost_file_is_put_to_the_fault_after_which_it_was_acknowledged() -> No
     assert not outcome.kept
 
 
-def test_a_run_without_any_fault_proves_nothing() -> None:
-    assert not outcome_of(faults=[]).kept
+def test_a_run_that_could_not_begin_says_so_with_status_3(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refuse(*_: object, **__: object) -> object:
+        raise Unavailable("Ray did not start; look at its log")
+
+    monkeypatch.setattr("sofs.demo.run.make_cluster", refuse)
+    assert entry(["--no-ray"]) == 3
+    assert "look at its log" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -35,7 +35,6 @@ COPIERS: Final = 2
 COMPARERS: Final = 3
 CHECKS_S: Final = 30.0  # Kept for the checks at the end.
 JOIN_S_MAX: Final = 60.0
-PROGRESS_S: Final = 5.0
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -51,13 +50,21 @@ def main(argv: Sequence[str] | None = None) -> int:
         narrator.say("interrupted; everything that was started has been ended")
         return 130
     except (SofsError, TimeoutError, OSError) as error:
+        if not outcome.under_way:
+            narrator.say(f"the demo could not be run: {error}")
+            return 3
         outcome.broken.append(f"the demo could not go on: {error}")
     outcome.seconds = time.monotonic() - narrator.began
     outcome.judge()
     print_outcome(outcome, narrator)
     if options.json:
         write_json(outcome, options.json)
-    return 0 if outcome.kept else 1
+    if not outcome.kept:
+        return 1
+    if not outcome.faults:
+        narrator.say("no fault was applied: the machine is busy; give more --seconds")
+        return 3
+    return 0
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -146,18 +153,22 @@ class Demo:
         self._say = narrator.say
         self._outcome = outcome
         self._meter = Meter()
-        self._progress_stop = threading.Event()
         self._tellers: list[Teller] = []
         self._copiers: list[Copier] = []
 
     def run(self) -> None:
         self._say(f"starting {NODES} nodes on {self._outcome.cluster} in {self._folder}")
-        with make_cluster(self._folder / "root", nodes=NODES, ray=self._ray) as cluster:
-            names = ", ".join(cluster.parts)
-            self._say(f"cluster is up: {names}")
+        with contextlib.ExitStack() as stack:
+            with self._narrator.during(lambda: "still starting"):
+                cluster = stack.enter_context(
+                    make_cluster(self._folder / "root", nodes=NODES, ray=self._ray)
+                )
+            self._say(f"cluster is up: {', '.join(cluster.parts)}")
+            self._outcome.under_way = True
             self._work(cluster)
             self._check(cluster)
             self._say("checks done; ending the cluster")
+            stack.enter_context(self._narrator.during(lambda: "still ending"))
 
     def _connector(self, cluster: Cluster, number: int) -> Callable[[], Share]:
         """Return what connects a measured client, through the node of that number first."""
@@ -185,17 +196,15 @@ class Demo:
         )
         for activity in activities:
             activity.start()
-        progress = threading.Thread(target=self._tell_progress, daemon=True)
-        progress.start()
         script = FaultScript(cluster, self._meter, activities, self._first_client, self._say)
         self._outcome.roles_missing = script.roles_missing()
         try:
-            script.run(self._rounds, self._end - CHECKS_S)
-            self._finish_copy(activities)
+            with self._narrator.during(self._progress):
+                script.run(self._rounds, self._end - CHECKS_S)
+                self._finish_copy(activities)
         finally:
             self._outcome.faults = script.done
             self._outcome.not_reached = script.not_reached()
-            self._progress_stop.set()
             for activity in activities:
                 activity.end()
         self._join(activities)
@@ -226,14 +235,13 @@ class Demo:
                 raise TimeoutError(f"{activity.name} is still inside a call")
             self._outcome.errors += activity.errors
 
-    def _tell_progress(self) -> None:
-        while not self._progress_stop.wait(PROGRESS_S):
-            transfers = sum(len(teller.transfers) for teller in self._tellers)
-            compared = sum(copier.compared for copier in self._copiers)
-            self._say(
-                f"  {transfers} transfers, {len(self._tree.copied())} of"
-                f" {len(self._tree.entries)} files copied, {compared} compared"
-            )
+    def _progress(self) -> str:
+        transfers = sum(len(teller.transfers) for teller in self._tellers)
+        compared = sum(copier.compared for copier in self._copiers)
+        return (
+            f"{transfers} transfers, {len(self._tree.copied())} of {len(self._tree.entries)}"
+            f" files copied, {compared} compared"
+        )
 
     def _check(self, cluster: Cluster) -> None:
         outcome, tree = self._outcome, self._tree
@@ -248,8 +256,11 @@ class Demo:
         ]
         for comparer in comparers:
             comparer.start()
-        while any(c.is_alive() for c in comparers) and time.monotonic() < self._end:
-            time.sleep(0.05)
+        with self._narrator.during(
+            lambda: f"{sum(c.steps for c in comparers)} of {len(copied)} compared"
+        ):
+            while any(c.is_alive() for c in comparers) and time.monotonic() < self._end:
+                time.sleep(0.05)
         for comparer in comparers:
             comparer.end()
         self._join(comparers)
