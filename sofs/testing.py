@@ -10,6 +10,8 @@
 
 Every part is its own process with its own address on the loopback network (127.0.0.11, .12, ...).
 All of them end with this process, however it ends.
+
+``RayCluster`` has the same faults on a real local Ray cluster, which starts again what is killed.
 """
 
 from __future__ import annotations
@@ -31,6 +33,7 @@ from pathlib import Path
 from types import TracebackType
 
 from sofs.actors.compose import PartConfig, create_roots
+from sofs.actors.ray_testing import RayCluster as RayCluster
 from sofs.core.messages import Hello, PartState, PartStateReply
 from sofs.errors import SofsError
 from sofs.rpc.transport import GrpcTransport

@@ -1,0 +1,338 @@
+"""The leader over a real store, with a platform and a network that the tests hold."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from sofs.errors import SofsError, Unavailable
+from sofs.ports.platform import Machine, PartFacts, PartOrder
+from sofs.services.leader import reign as reign_module
+from sofs.services.leader.ask import answers, cluster_status, part_state
+from sofs.services.leader.part import LeaderPart
+from sofs.services.leader.reign import LeaderEnv, LeaderSettings
+from sofs.services.leader.run import LEADER_ROLE, superseded
+from sofs.services.leader.state import SCHEMA
+from sofs.sim.local_transport import LocalHub
+from sofs.storage import (
+    ApswState,
+    LogOptions,
+    ProtobufEntries,
+    StoreRecovery,
+    SystemClock,
+    SystemEntropy,
+    ThreadBlocking,
+    attach,
+    open_fenced,
+)
+
+RUN_A, RUN_B = b"a" * 16, b"b" * 16
+M1, M2, M3, M4 = (Machine(f"ray-{i}", f"machine-{i}") for i in range(1, 5))
+SMALL = LogOptions(first_bytes=64 * 1024, segment_bytes=64 * 1024)
+
+
+class FakePlatform:
+    """Machines and parts as sets; ``broken`` is what asking raises."""
+
+    def __init__(self, *machines: Machine) -> None:
+        self.alive = list(machines)
+        self.running: dict[str, PartOrder] = {}
+        self.created: list[str] = []
+        self.removed: list[str] = []
+        self.broken: SofsError | None = None
+        self.deaf = False
+
+    def _check(self) -> None:
+        if self.broken is not None:
+            raise self.broken
+
+    async def machines(self) -> list[Machine]:
+        self._check()
+        return sorted(self.alive, key=lambda machine: machine.name)
+
+    async def parts(self) -> list[str]:
+        self._check()
+        return sorted(self.running)
+
+    async def create(self, order: PartOrder) -> None:
+        self._check()
+        self.created.append(order.name)
+        if not self.deaf:
+            self.running.setdefault(order.name, order)
+
+    async def remove(self, name: str) -> None:
+        self._check()
+        self.removed.append(name)
+        self.running.pop(name, None)
+
+    async def describe(self, name: str) -> PartFacts:
+        if name not in self.running:
+            raise Unavailable("no such part")
+        return PartFacts(4711, "", "serving")
+
+    def lose(self, machine: Machine) -> None:
+        self.alive.remove(machine)
+        for name, order in list(self.running.items()):
+            if order.machine == machine.id:
+                del self.running[name]
+
+
+class World:
+    """A root, a network, and the leaders that live on them."""
+
+    def __init__(self, root: Path) -> None:
+        self.hub = LocalHub()
+        self.blocking = ThreadBlocking()
+        self.clock = SystemClock()
+        self.entropy = SystemEntropy()
+        store = attach(str(root))
+        self.fenced = open_fenced(store, self.clock, self.entropy, self.blocking, SMALL)
+        self.leaders: list[LeaderPart] = []
+        self.fatal: list[BaseException] = []
+        self.over: list[str] = []
+
+    async def leader(
+        self, platform: FakePlatform, run: bytes = RUN_A, **settings: object
+    ) -> LeaderPart:
+        entries = ProtobufEntries()
+        part = LeaderPart(
+            LeaderEnv(
+                settings=LeaderSettings(run_id=run, **settings),  # type: ignore[arg-type]
+                clock=self.clock,
+                entropy=self.entropy,
+                fenced=self.fenced,
+                recovery=StoreRecovery(self.fenced, entries, LEADER_ROLE),
+                entries=entries,
+                new_database=lambda: ApswState.create(SCHEMA),
+                platform=platform,
+            ),
+            self.hub.transport(),
+            name="leader",
+            on_fatal=self.fatal.append,
+            on_over=self.over.append,
+        )
+        self.leaders.append(part)
+        await part.start("127.0.0.1:0")
+        return part
+
+
+@asynccontextmanager
+async def world(root: Path) -> AsyncIterator[World]:
+    made = World(root)
+    try:
+        yield made
+        assert not made.fatal
+        assert not made.hub.crashes
+    finally:
+        for leader in made.leaders:
+            await leader.close()
+        made.blocking.close()
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(20):
+        while not condition():  # noqa: ASYNC110 (there is nothing else to wait on)
+            await asyncio.sleep(0.005)
+
+
+ALL = {f"{role}-{slot}" for role in ("node", "witness") for slot in (1, 2, 3)} | {
+    "coordinator",
+    "resume-key",
+}
+
+
+async def test_every_wanted_part_is_created_where_it_was_recorded(tmp_path: Path) -> None:
+    async with world(tmp_path) as w:
+        platform = FakePlatform(M1, M2, M3)
+        leader = await w.leader(platform, node_port=7000, witness_port=7001)
+        await until(lambda: set(platform.running) == ALL)
+        assert leader.reign is not None
+        recorded = {part.name: part.machine for part in leader.reign.state.parts()}
+        assert recorded == {name: order.machine for name, order in platform.running.items()}
+        node = platform.running["node-2"]
+        assert (node.machine, node.address) == (M2.id, "127.0.0.12:7000")
+        assert node.access_point == ("127.0.0.11:7000", "127.0.0.12:7000", "127.0.0.13:7000")
+        assert node.witnesses == ("127.0.0.11:7001", "127.0.0.12:7001", "127.0.0.13:7001")
+
+
+async def test_a_leader_that_starts_again_adopts_what_runs_and_creates_nothing(
+    tmp_path: Path,
+) -> None:
+    async with world(tmp_path) as w:
+        platform = FakePlatform(M1, M2, M3)
+        first = await w.leader(platform)
+        await until(lambda: set(platform.running) == ALL)
+        assert first.reign is not None
+        slots = first.reign.state.slots()
+        await first.close()
+        created = list(platform.created)
+        second = await w.leader(platform)
+        await until(lambda: second.reign is not None and second.reign.rounds > 2)
+        assert second.reign is not None
+        assert second.reign.state.slots() == slots
+        assert platform.created == created
+        assert platform.removed == []
+
+
+async def test_a_gone_machine_is_forgotten_and_the_next_gets_its_slot_and_parts(
+    tmp_path: Path,
+) -> None:
+    async with world(tmp_path) as w:
+        platform = FakePlatform(M1, M2, M3)
+        await w.leader(platform)
+        await until(lambda: set(platform.running) == ALL)
+        platform.lose(M1)  # The coordinator was there.
+        await until(lambda: "coordinator" in platform.running)
+        assert platform.running["coordinator"].machine == M3.id
+        assert "node-1" not in platform.running
+        platform.alive.append(M4)
+        await until(lambda: set(platform.running) == ALL)
+        assert platform.running["node-1"].machine == M4.id
+        assert platform.running["node-1"].address.startswith("127.0.0.11:")
+
+
+async def test_nothing_is_forgotten_while_the_platform_does_not_answer(tmp_path: Path) -> None:
+    async with world(tmp_path) as w:
+        platform = FakePlatform(M1, M2, M3)
+        leader = await w.leader(platform)
+        await until(lambda: set(platform.running) == ALL)
+        platform.broken = Unavailable("the head is dead")
+        assert leader.reign is not None
+        reign = leader.reign
+        await until(lambda: "the head is dead" in reign.problem)
+        assert len(reign.state.slots()) == 3
+        assert any("the head is dead" in fact for fact in leader.describe().facts)
+        platform.broken = None
+        await until(lambda: reign.problem == "")
+        assert platform.removed == []
+
+
+async def test_a_part_that_does_not_appear_is_ordered_again_but_not_in_every_round(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reign_module, "CREATE_AGAIN_MS", 200)
+    async with world(tmp_path) as w:
+        platform = FakePlatform(M1)
+        platform.deaf = True
+        leader = await w.leader(platform, wanted_nodes=1)
+        await until(lambda: platform.created.count("node-1") >= 2)
+        assert leader.reign is not None
+        assert platform.created.count("node-1") <= leader.reign.rounds
+        platform.deaf = False
+        await until(lambda: "node-1" in platform.running)
+
+
+async def test_a_run_that_finds_another_runs_leader_answering_ends_for_good(tmp_path: Path) -> None:
+    async with world(tmp_path) as w:
+        first = await w.leader(FakePlatform(M1, M2, M3))
+        await until(lambda: first.state == "leading")
+        platform = FakePlatform(M1, M2, M3)
+        second = await w.leader(platform, RUN_B, base_epoch=1)
+        await until(lambda: second.state == "refused")
+        assert len(w.over) == 1
+        assert platform.created == []
+        assert first.state == "leading"
+
+
+async def test_with_take_over_it_claims_and_the_old_run_ends_and_never_claims_again(
+    tmp_path: Path,
+) -> None:
+    async with world(tmp_path) as w:
+        first = await w.leader(FakePlatform(M1, M2, M3), take_over=True)
+        await until(lambda: first.state == "leading")
+        second = await w.leader(FakePlatform(M2, M3), RUN_B, base_epoch=1, take_over=True)
+        await until(lambda: first.state == "superseded" and second.state == "leading")
+        owner = await superseded(w.fenced, RUN_A)
+        assert owner is not None
+        assert owner.run_id == RUN_B
+        assert await superseded(w.fenced, RUN_B) is None
+        await second.close()  # Nobody answers now, and still the old run may not claim.
+        again = await w.leader(FakePlatform(M1), RUN_A, take_over=True)
+        await until(lambda: again.state == "superseded")
+        claim = await w.fenced.highest_claim(LEADER_ROLE)
+        assert claim is not None
+        assert claim.run_id == RUN_B
+
+
+async def test_a_run_claims_when_the_other_runs_leader_does_not_answer(tmp_path: Path) -> None:
+    async with world(tmp_path) as w:
+        first = await w.leader(FakePlatform(M1, M2, M3))
+        await until(lambda: first.state == "leading")
+        await first.close()
+        second = await w.leader(FakePlatform(M4), RUN_B, base_epoch=1)
+        await until(lambda: second.state == "leading")
+        assert w.over == []
+
+
+async def test_a_frozen_leader_is_no_answer_and_finds_out_when_it_thaws(tmp_path: Path) -> None:
+    async with world(tmp_path) as w:
+        first = await w.leader(FakePlatform(M1, M2, M3))
+        await until(lambda: first.state == "leading")
+        w.hub.freeze(first.address)
+        second = await w.leader(FakePlatform(M1), RUN_B, base_epoch=1)
+        await until(lambda: second.state == "leading")
+        w.hub.thaw(first.address)
+        await until(lambda: first.state == "superseded")
+
+
+async def test_a_second_leader_of_the_same_run_stands_by_until_the_first_is_gone(
+    tmp_path: Path,
+) -> None:
+    async with world(tmp_path) as w:
+        platform = FakePlatform(M1, M2, M3)
+        first = await w.leader(platform)
+        await until(lambda: first.state == "leading")
+        second = await w.leader(platform)
+        await until(lambda: second.state == "standby")
+        await first.close()
+        await until(lambda: second.state == "leading")
+
+
+async def test_the_state_survives_many_lives_and_old_logs_go_away(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reign_module, "HISTORY_EPOCHS_MAX", 3)
+    async with world(tmp_path) as w:
+        platform = FakePlatform(M1, M2, M3)
+        slots: dict[int, str] = {}
+        for life in range(9):
+            leader = await w.leader(platform)
+            await until(lambda leader=leader: leader.state == "leading")  # type: ignore[misc]
+            reign = leader.reign
+            assert reign is not None
+            if life == 0:
+                await until(lambda: set(platform.running) == ALL)
+                slots = reign.state.slots()
+            assert reign.state.slots() == slots
+            await leader.close()
+        assert platform.created == sorted(platform.created, key=platform.created.index)
+        assert len(platform.created) == len(ALL)
+        logs = [path for path in (tmp_path / "logs").rglob("*") if path.is_file()]
+        assert len(logs) <= 5
+        assert len(list((tmp_path / "checkpoints").iterdir())) == 1
+
+
+async def test_status_tells_of_every_part_and_of_those_that_do_not_answer(tmp_path: Path) -> None:
+    async with world(tmp_path) as w:
+        platform = FakePlatform(M1, M2, M3)
+        leader = await w.leader(platform)
+        await until(lambda: set(platform.running) == ALL)
+        del platform.running["witness-2"]
+        platform.deaf = True
+        transport = w.hub.transport()
+        reply = await cluster_status(w.clock, transport, leader.address)
+        assert reply.run_id == RUN_A
+        states = {part.name: part for part in reply.parts}
+        assert set(states) == ALL | {"leader"}
+        assert states["leader"].state == "leading"
+        assert states["node-1"].pid == 4711
+        assert states["witness-2"].state == "away"
+        own = await part_state(w.clock, transport, leader.address)
+        assert own.part == "leader"
+        claim = await w.fenced.highest_claim(LEADER_ROLE)
+        assert claim is not None
+        assert await answers(w.clock, transport, claim)
