@@ -89,6 +89,11 @@ async def in_step(w: World, part: str) -> Follower:
     return follower
 
 
+async def caught_up(w: World, active: ActiveAuthority, follower: Follower) -> None:
+    last = active.feed.last_sequence
+    await w.until("the follower has all", lambda: follower.state.position.sequence == last)
+
+
 async def opened(node: PeerNode, request: m.Open) -> m.OpenReply:
     reply = await node.call(request)
     assert isinstance(reply, m.OpenReply)
@@ -226,8 +231,7 @@ async def test_an_entry_too_large_for_the_wire_reaches_the_follower_through_the_
             active.state._run("INSERT INTO meta VALUES(?,?)", "large", b"x" * (5 << 20))
         await active.group.settled()
         await node.call(m.Mkdir(caller(1), "/later"))
-        last = active.feed.last_sequence
-        await w.until("the follower has all", lambda: follower.state.position.sequence == last)
+        await caught_up(w, active, follower)
         await w.kill("coordinator")
         assert await names(node) == ["later"]
         successor = w.parts["resume-key"].active
@@ -255,14 +259,20 @@ async def test_a_follower_that_missed_an_entry_does_not_take_over_without_it(
 
     async with world(tmp_path) as w:
         active, follower, node = await followed(w)
-        monkeypatch.setattr(LocalStream, "send", send)
         await node.call(m.Mkdir(caller(1), "/a"))
+        await node.call(m.Mkdir(caller(1, OTHER), "/b"))
+        await caught_up(w, active, follower)
+        monkeypatch.setattr(LocalStream, "send", send)
+        await node.call(m.SetInfo(caller(2), path="/a", modified_ns=1))
         await w.until("an entry was lost", lambda: lost)
-        await node.call(m.Mkdir(caller(2), "/b"))
-        last = active.feed.last_sequence
-        await w.until("the follower has all", lambda: follower.state.position.sequence == last)
+        # It touches no row that the lost entry touched: it applies all the same.
+        await node.call(m.SetInfo(caller(2, OTHER), path="/b", modified_ns=2))
+        await caught_up(w, active, follower)
         await w.kill("coordinator")
-        assert await names(node) == ["a", "b"]
+        for path, modified_ns in (("/a", 1), ("/b", 2)):
+            reply = await ends(node.call(m.Stat(path=path, caller=caller(0))))
+            assert isinstance(reply, m.InfoReply)
+            assert reply.info.modified_ns == modified_ns
         await node.die()
 
 
