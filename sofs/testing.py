@@ -16,7 +16,6 @@ All of them end with this process, however it ends.
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import json
 import os
@@ -34,6 +33,7 @@ from types import TracebackType
 
 from sofs.actors.compose import PartConfig, create_roots
 from sofs.actors.ray_testing import RayCluster as RayCluster
+from sofs.client.background import loop_thread
 from sofs.core.messages import Hello, PartState, PartStateReply
 from sofs.errors import SofsError
 from sofs.rpc.transport import GrpcTransport
@@ -250,7 +250,8 @@ class LocalCluster:
     def facts(self, name: str) -> dict[str, str]:
         """What a part says of itself: its state and counters, by name."""
         part = self.parts[name]
-        reply = asyncio.run(_ask_state(part.address, self.credential))
+        # On the client's loop: gRPC's asyncio side does not survive the end of another loop.
+        reply = loop_thread().run(_ask_state(part.address, self.credential))
         return {"state": reply.state} | dict(fact.split("=", 1) for fact in reply.facts)
 
     def owner(self) -> str:

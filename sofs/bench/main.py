@@ -229,7 +229,8 @@ def print_pauses(found: Sequence[Pauses]) -> None:
 
 def print_scales(scales: Sequence[scale.Scale]) -> None:
     print(
-        f"\n{'authority':>12s} {'take-over ms':>13s} {'recovery ms':>12s} {'follower lag at 1000/s':>23s}"
+        f"\n{'authority':>12s} {'take-over ms':>13s} {'recovery ms':>12s} "
+        f"{'follower lag at 1000/s':>23s}"
     )
     for one in scales:
         print(

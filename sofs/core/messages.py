@@ -17,10 +17,83 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from enum import IntEnum, IntFlag
-from typing import Annotated, TypeVar
+from typing import TypeVar
 
-Signed = Annotated[int, "sint64"]
+from sofs.core.message_parts import (
+    Access as Access,
+)
+from sofs.core.message_parts import (
+    AppendResult as AppendResult,
+)
+from sofs.core.message_parts import (
+    BoundHandle as BoundHandle,
+)
+from sofs.core.message_parts import (
+    Caller as Caller,
+)
+from sofs.core.message_parts import (
+    CheckpointInfo as CheckpointInfo,
+)
+from sofs.core.message_parts import (
+    Commit as Commit,
+)
+from sofs.core.message_parts import (
+    CreateAction as CreateAction,
+)
+from sofs.core.message_parts import (
+    DirectoryEntry as DirectoryEntry,
+)
+from sofs.core.message_parts import (
+    Disposition as Disposition,
+)
+from sofs.core.message_parts import (
+    FileCommit as FileCommit,
+)
+from sofs.core.message_parts import (
+    FileInfo as FileInfo,
+)
+from sofs.core.message_parts import (
+    Grant as Grant,
+)
+from sofs.core.message_parts import (
+    HeldLock as HeldLock,
+)
+from sofs.core.message_parts import (
+    Interface as Interface,
+)
+from sofs.core.message_parts import (
+    LockRange as LockRange,
+)
+from sofs.core.message_parts import (
+    LogEntry as LogEntry,
+)
+from sofs.core.message_parts import (
+    LogInfo as LogInfo,
+)
+from sofs.core.message_parts import (
+    OpenOptions as OpenOptions,
+)
+from sofs.core.message_parts import (
+    PartStatus as PartStatus,
+)
+from sofs.core.message_parts import (
+    ReclaimItem as ReclaimItem,
+)
+from sofs.core.message_parts import (
+    ReclaimResult as ReclaimResult,
+)
+from sofs.core.message_parts import (
+    Share as Share,
+)
+from sofs.core.message_parts import (
+    Signed as Signed,
+)
+from sofs.core.message_parts import (
+    TokenMode as TokenMode,
+)
+from sofs.core.message_parts import (
+    Window as Window,
+)
 
 
 class Message:
@@ -43,261 +116,6 @@ def message(tag: int) -> Callable[[M], M]:
         return cls
 
     return register
-
-
-# Parts of messages
-# ---------------------------------------------------------------------------------
-
-
-class Access(IntFlag):
-    """What an open wants (MS-SMB2 2.2.13.1.1, the bits that matter here)."""
-
-    READ = 1
-    WRITE = 2
-    APPEND = 4
-    DELETE = 8
-    READ_ATTRIBUTES = 16
-    WRITE_ATTRIBUTES = 32
-
-
-class Share(IntFlag):
-    """What an open lets others do."""
-
-    NONE = 0
-    READ = 1
-    WRITE = 2
-    DELETE = 4
-    ALL = 7
-
-
-class Disposition(IntEnum):
-    """What an open does when the name exists, or does not (MS-SMB2 2.2.13)."""
-
-    OPEN = 1  # Must exist.
-    CREATE = 2  # Must not exist.
-    OPEN_IF = 3  # Open or create.
-    OVERWRITE = 4  # Must exist; truncated.
-    OVERWRITE_IF = 5  # Truncated or created.
-
-
-class CreateAction(IntEnum):
-    OPENED = 1
-    CREATED = 2
-    OVERWRITTEN = 3
-
-
-class OpenOptions(IntFlag):
-    NONE = 0
-    DELETE_ON_CLOSE = 1
-    DIRECTORY = 2  # The name must be a directory (OPEN only).
-    WRITE_THROUGH = 4  # Always true here; accepted for clarity.
-
-
-class TokenMode(IntEnum):
-    NONE = 0
-    DIRECT_R = 1
-    DIRECT_RW = 2
-
-
-@dataclass(slots=True)
-class Caller:
-    """Who asks, and which of its operations this is. ``acked_below``: the client has all its
-    answers below this op id, so older stored results may go."""
-
-    client: bytes = b""
-    principal: str = ""
-    op_id: int = 0
-    acked_below: int = 0
-
-
-@dataclass(slots=True)
-class FileInfo:
-    """What stat shows. Times are nanoseconds since the Unix epoch. ``attributes``: 1 read-only, 2
-    hidden, 4 system, 32 archive."""
-
-    ino: int = 0
-    is_directory: bool = False
-    size: int = 0
-    attributes: int = 0
-    created_ns: Signed = 0
-    modified_ns: Signed = 0
-    accessed_ns: Signed = 0
-    changed_ns: Signed = 0
-    links: int = 0
-
-
-@dataclass(slots=True)
-class HeldLock:
-    """A byte-range lock: who holds it, ``[offset, offset + length)``, exclusive or shared."""
-
-    handle: int = 0
-    offset: int = 0
-    length: int = 0
-    exclusive: bool = False
-
-
-@dataclass(slots=True)
-class LockRange:
-    offset: int = 0
-    length: int = 0
-    exclusive: bool = False
-
-
-@dataclass(slots=True)
-class AppendResult:
-    """Where the append with ``op_sequence`` landed."""
-
-    op_sequence: int = 0
-    offset: int = 0
-
-
-@dataclass(slots=True)
-class Window:
-    """Completed data operations of a handle: all below ``watermark``; above it bit i of ``bitmap``
-    (little-endian) stands for ``watermark + i``. ``results``: appends whose answer the client may
-    still need; ``abandoned``: op sequences settled as never to be executed."""
-
-    handle: int = 0
-    generation: int = 0
-    watermark: int = 1
-    bitmap: bytes = b""
-    results: list[AppendResult] = field(default_factory=list)
-    abandoned: list[int] = field(default_factory=list)
-
-
-@dataclass(slots=True)
-class LogInfo:
-    """A data log that extents name: what a reader needs to find and verify its records."""
-
-    log_id: int = 0
-    incarnation: bytes = b""
-    nonce: bytes = b""
-
-
-@dataclass(slots=True)
-class FileCommit:
-    """What a node did to one file since its last commit. ``extents``: packed (``core/extents.py``),
-    in order of writing; ``size`` and ``modified_ns`` as of the last record; ``windows``: whole, as
-    of then."""
-
-    ino: int = 0
-    token_generation: int = 0
-    size: int = 0
-    modified_ns: Signed = 0
-    extents: bytes = b""
-    windows: list[Window] = field(default_factory=list)
-
-
-@dataclass(slots=True)
-class Commit:
-    """A prefix of a data log: all its records above ``after_sequence`` up to ``through_sequence``.
-    The authority applies it when its applied sequence is ``after_sequence``, ignores it when that
-    is at or beyond ``through_sequence``, and trims nothing else: batches are whole and in order.
-    The default (0, 0) carries nothing."""
-
-    log_id: int = 0
-    after_sequence: int = 0
-    through_sequence: int = 0
-    files: list[FileCommit] = field(default_factory=list)
-
-
-@dataclass(slots=True)
-class Grant:
-    """A file token with all that the node needs to serve the file under it. ``extents`` covers
-    pages below ``extents_through_page``; the rest is fetched by ``FetchExtents`` on first touch.
-    ``windows``: of every handle on this file that is bound to the node."""
-
-    ino: int = 0
-    generation: int = 0
-    mode: int = 0
-    info: FileInfo = field(default_factory=FileInfo)
-    locks: list[HeldLock] = field(default_factory=list)
-    windows: list[Window] = field(default_factory=list)
-    extents: bytes = b""
-    extents_through_page: int = 0
-    logs: list[LogInfo] = field(default_factory=list)
-
-
-@dataclass(slots=True)
-class DirectoryEntry:
-    """``size`` is a hint: a file that is being written shows it late; ask stat."""
-
-    name: str = ""
-    ino: int = 0
-    is_directory: bool = False
-    size: int = 0
-    modified_ns: Signed = 0
-
-
-@dataclass(slots=True)
-class ReclaimItem:
-    handle: int = 0
-    create_guid: bytes = b""
-
-
-@dataclass(slots=True)
-class ReclaimResult:
-    """``code`` is "" when reclaimed, else an error code: OBJECT_NAME_NOT_FOUND (gone or not yours
-    to know), ACCESS_DENIED (another principal). ``access``: as the handle was opened; the node
-    checks it."""
-
-    handle: int = 0
-    code: str = ""
-    generation: int = 0
-    info: FileInfo = field(default_factory=FileInfo)
-    watermark: int = 0
-    access: int = 0
-
-
-@dataclass(slots=True)
-class BoundHandle:
-    """A handle that a live node says is connected through it (RESUME_LOCAL)."""
-
-    handle: int = 0
-    generation: int = 0
-
-
-@dataclass(slots=True)
-class Interface:
-    """Witness interface list entry (MS-SWN 2.2.1.10): ``state`` 0 unknown, 1 available, 255
-    unavailable; ``flags`` 1 IPv4 valid, 2 IPv6 valid, 4 usable as witness."""
-
-    node: str = ""
-    version: int = 0
-    state: int = 0
-    ipv4: str = ""
-    ipv6: str = ""
-    flags: int = 0
-    port: int = 0
-
-
-@dataclass(slots=True)
-class PartStatus:
-    """One part as the leader sees it; for people."""
-
-    part: str = ""
-    name: str = ""
-    address: str = ""
-    incarnation: bytes = b""
-    pid: int = 0
-    state: str = ""
-    detail: str = ""
-
-
-@dataclass(slots=True)
-class LogEntry:
-    sequence: int = 0
-    payload: bytes = b""
-
-
-@dataclass(slots=True)
-class CheckpointInfo:
-    key: str = ""
-    epoch: int = 0
-    sequence: int = 0
-    digest: int = 0
-    n_bytes: int = 0
-    schema_version: int = 0
 
 
 # Any service

@@ -14,7 +14,7 @@ from google.protobuf.descriptor import FieldDescriptor
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sofs.core import messages
+from sofs.core import message_parts, messages
 from sofs.core.messages import (
     MESSAGES,
     Done,
@@ -43,7 +43,7 @@ ENUMS: list[type[enum.IntEnum] | type[enum.IntFlag]] = [
     for value in vars(messages).values()
     if isinstance(value, type)
     and issubclass(value, enum.IntEnum | enum.IntFlag)
-    and value.__module__ == messages.__name__
+    and value.__module__ in (messages.__name__, message_parts.__name__)
 ]
 KINDS = {
     bool: FieldDescriptor.TYPE_BOOL,
