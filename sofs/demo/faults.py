@@ -20,6 +20,7 @@ from sofs.errors import DeadlineExceeded
 
 RECOVERED_S_MAX: Final = 45.0
 IN_FLIGHT_S_MAX: Final = 10.0
+BASELINE_S: Final = 3.0
 SETTLE_S: Final = 1.5  # Between faults: life as usual.
 THAW_AFTER_S: Final = 1.5
 STEPS_AFTER: Final = 2
@@ -54,6 +55,15 @@ class Fault:
         return f"{self.signal} {self.role} ({self.target})"
 
 
+@dataclass(frozen=True, slots=True)
+class Baseline:
+    """The longest call in some seconds of work without a fault, to compare with."""
+
+    seconds: float
+    longest_s: float
+    longest_call: str
+
+
 class FaultScript:
     """Applies faults and says what happens. ``served``: a client; the node that serves it now is
     "the serving node"."""
@@ -72,6 +82,7 @@ class FaultScript:
         self._served = served
         self._say = say
         self.done: list[Fault] = []
+        self.baseline: Baseline | None = None
 
     def roles_missing(self) -> list[str]:
         """Roles of the script that this cluster does not have."""
@@ -80,6 +91,7 @@ class FaultScript:
     def run(self, rounds: int, until: float) -> None:
         """Apply every fault ``rounds`` times, as far as they begin before ``until``
         (time.monotonic); stop at the first error of an activity."""
+        self._measure_baseline()
         for signal, role in FAULTS * rounds:
             if time.monotonic() >= until or any(a.errors for a in self._activities):
                 return
@@ -87,6 +99,13 @@ class FaultScript:
                 self._cluster.wait_ready()
                 time.sleep(SETTLE_S)
                 self._apply(signal, role)
+
+    def _measure_baseline(self) -> None:
+        """From the moment when everybody has done a step: before, they connect and open."""
+        self._wait_recovered({activity: 1 for activity in self._activities})
+        self._meter.forget_longest()
+        time.sleep(BASELINE_S)
+        self.baseline = Baseline(BASELINE_S, *self._meter.longest())
 
     def not_reached(self) -> list[str]:
         """Faults for which there was no time."""

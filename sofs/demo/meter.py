@@ -3,7 +3,8 @@
 ``Timed`` stands before a share or a file and passes everything on; each call that may reach a
 server is one operation of the ``Meter``. So "in flight" is the number of calls that have not
 returned, and "the longest pause" the longest time that one call took, which is what an application
-feels of a failover.
+feels of a failover. A call that was told to wait for another client's lock is in flight like any
+other, but its time is no pause.
 """
 
 from __future__ import annotations
@@ -35,8 +36,9 @@ class Meter:
 
         def call(*positional: Any, **named: Any) -> Any:
             number = next(self._serial)
+            waits = bool(named.get("wait_ms"))
             with self._lock:
-                self._began[number] = (time.monotonic(), what)
+                self._began[number] = (time.monotonic(), "" if waits else what)
             try:
                 return work(*positional, **named)
             finally:
@@ -44,7 +46,8 @@ class Meter:
                 with self._lock:
                     began, _ = self._began.pop(number)
                     self.operations += 1
-                    self._longest = max(self._longest, (end - began, what))
+                    if not waits:
+                        self._longest = max(self._longest, (end - began, what))
 
         return call
 
@@ -60,7 +63,7 @@ class Meter:
         """(seconds, call) of the longest operation of the window; those in flight count so far."""
         now = time.monotonic()
         with self._lock:
-            going_on = [(now - began, what) for began, what in self._began.values()]
+            going_on = [(now - began, what) for began, what in self._began.values() if what]
             return max([self._longest, *going_on])
 
 

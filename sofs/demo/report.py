@@ -13,7 +13,7 @@ from typing import IO, Any, Final
 
 from sofs.demo.activity import Seen
 from sofs.demo.bank import Acknowledged, BankReport
-from sofs.demo.faults import Fault
+from sofs.demo.faults import Baseline, Fault
 
 WIDTH: Final = 100
 
@@ -69,6 +69,7 @@ class Outcome:
     under_way: bool = False  # The cluster is up: from here on a failure breaks the promise.
     seconds: float = 0.0
     operations: int = 0
+    baseline: Baseline | None = None
     faults: list[Fault] = field(default_factory=list)
     roles_missing: list[str] = field(default_factory=list)
     not_reached: list[str] = field(default_factory=list)
@@ -106,6 +107,9 @@ def print_outcome(outcome: Outcome, narrator: Narrator) -> None:
     say()
     say(f"{'fault':44} {'in flight':>9} {'longest pause':>14} {'errors':>7} {'lost':>5}")
     say("-" * 83)
+    if (usual := outcome.baseline) is not None:
+        title = f"none, for {usual.seconds:.0f} s"
+        say(f"{title:44} {'':>9} {f'{usual.longest_s * 1e3:.0f} ms':>14}")
     for fault in outcome.faults:
         pause = f"{fault.longest_s * 1e3:.0f} ms"
         say(
@@ -159,6 +163,9 @@ def _facts(outcome: Outcome) -> dict[str, Any]:
         "seconds": round(outcome.seconds, 1),
         "operations": outcome.operations,
         "errors": [f"{seen.who}: {seen.text}" for seen in outcome.errors],
+        "longest_call_without_fault_ms": None
+        if outcome.baseline is None
+        else round(outcome.baseline.longest_s * 1e3),
         "faults": [
             {
                 "signal": fault.signal,

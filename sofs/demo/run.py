@@ -52,6 +52,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (SofsError, TimeoutError, OSError) as error:
         if not outcome.under_way:
             narrator.say(f"the demo could not be run: {error}")
+            if ray:
+                narrator.say("`sofs demo --no-ray` needs no Ray, and less of the machine")
             return 3
         outcome.broken.append(f"the demo could not go on: {error}")
     outcome.seconds = time.monotonic() - narrator.began
@@ -203,6 +205,7 @@ class Demo:
                 script.run(self._rounds, self._end - CHECKS_S)
                 self._finish_copy(activities)
         finally:
+            self._outcome.baseline = script.baseline
             self._outcome.faults = script.done
             self._outcome.not_reached = script.not_reached()
             for activity in activities:

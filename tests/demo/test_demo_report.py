@@ -14,7 +14,7 @@ import pytest
 from sofs.demo import main as entry
 from sofs.demo.activity import Activity, Seen
 from sofs.demo.bank import ACCOUNTS, OPENING_CENTS, Acknowledged, BankReport, _find_wrong
-from sofs.demo.faults import Fault
+from sofs.demo.faults import Baseline, Fault
 from sofs.demo.meter import Meter, Timed
 from sofs.demo.report import WIDTH, Narrator, Outcome, TreeReport, print_outcome, write_json
 from sofs.demo.tree import Tree
@@ -28,6 +28,7 @@ def good_bank() -> BankReport:
 def outcome_of(**changes: object) -> Outcome:
     outcome = Outcome(
         "plain processes",
+        baseline=Baseline(3.0, 0.1, "stat"),
         faults=[
             Fault("SIGKILL", "serving node", "node-1", 5, 0.25, "pwrite", began=10.0, ended=11.0),
             Fault("SIGSTOP", "serving node", "node-2", 4, 0.9, "pread", began=20.0, ended=22.0),
@@ -141,6 +142,19 @@ def test_the_meter_counts_calls_that_have_not_returned_and_keeps_the_longest() -
     assert meter.operations == 2  # open and read
     meter.forget_longest()
     assert meter.longest() == (0.0, "")
+
+
+def test_waiting_for_a_lock_is_in_flight_but_no_pause() -> None:
+    class Lockable:
+        def lock_ranges(self, *, wait_ms: int = 0) -> None:
+            return None
+
+    meter = Meter()
+    Timed(Lockable(), meter).lock_ranges(wait_ms=5)
+    assert meter.operations == 1
+    assert meter.longest() == (0.0, "")
+    Timed(Lockable(), meter).lock_ranges()
+    assert meter.longest()[1] == "lock_ranges"
 
 
 def test_an_activity_that_raises_stops_and_keeps_the_error() -> None:
