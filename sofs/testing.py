@@ -59,6 +59,10 @@ class Part:
     ready: threading.Event = field(default_factory=threading.Event)
 
     @property
+    def role(self) -> str:
+        return self.config.role
+
+    @property
     def pid(self) -> int:
         return self.process.pid if self.process is not None else 0
 

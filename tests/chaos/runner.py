@@ -13,7 +13,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from sofs.testing import LocalCluster
+from sofs.testing import LocalCluster, RayCluster
 
 from .workloads import Worker
 
@@ -32,7 +32,9 @@ class Round:
 class Runner:
     """Applies faults drawn from ``seed`` and reports each as a line."""
 
-    def __init__(self, cluster: LocalCluster, workers: Sequence[Worker], seed: int) -> None:
+    def __init__(
+        self, cluster: LocalCluster | RayCluster, workers: Sequence[Worker], seed: int
+    ) -> None:
         self.cluster = cluster
         self.workers = list(workers)
         self.random = random.Random(f"faults/{seed}")
@@ -53,7 +55,7 @@ class Runner:
             time.sleep(self.random.random() * SETTLE_S)
 
     def pick(self, role: str) -> str:
-        names = [n for n, part in self.cluster.parts.items() if part.config.role == role]
+        names = [n for n, part in self.cluster.parts.items() if part.role == role]
         return self.random.choice(names)
 
     def one(self, fault: str, target: str) -> Round | None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import sofs
-from sofs.testing import LocalCluster
+from sofs.testing import LocalCluster, RayCluster
 
 from .runner import Runner
 from .workloads import Appender, BlockWriter, Counter, Namer, Worker, verify_counter
@@ -27,7 +27,7 @@ FAULTS = [
 SHORT_ROUNDS = 12
 
 
-def workers_on(cluster: LocalCluster, seed: int) -> list[Worker]:
+def workers_on(cluster: LocalCluster | RayCluster, seed: int) -> list[Worker]:
     """Two of each kind, on different nodes."""
 
     def connect_at(node: int):  # type: ignore[no-untyped-def]
