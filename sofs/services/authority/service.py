@@ -28,6 +28,7 @@ from sofs.core.entries import holds
 from sofs.core.messages import HelloReply, PartState, PartStateReply
 from sofs.errors import (
     Corrupt,
+    DiskFull,
     FileNotAvailable,
     FormatRefused,
     SofsError,
@@ -247,6 +248,11 @@ class AuthorityPart:
                 env.clock, limit, env.fenced.probe_latency(), "our own store, before a claim"
             )
         except Unavailable:
+            return None
+        except DiskFull as error:
+            # Who cannot write a log must not fence its owner; what was followed is kept.
+            log.warning("%s claims nothing: %s", env.settings.part, error)
+            await env.clock.sleep_ms(limit)
             return None
         claim = Claim(
             role=VOLUME_ROLE,
