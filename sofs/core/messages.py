@@ -19,81 +19,17 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TypeVar
 
-from sofs.core.message_parts import (
-    Access as Access,
+# fmt: off
+from sofs.core.message_parts import (  # isort: skip
+    Access as Access, AppendResult as AppendResult, BoundHandle as BoundHandle, Caller as Caller,
+    CheckpointInfo as CheckpointInfo, Commit as Commit, CreateAction as CreateAction, DirectoryEntry
+    as DirectoryEntry, Disposition as Disposition, FileCommit as FileCommit, FileInfo as FileInfo,
+    Grant as Grant, HeldLock as HeldLock, Interface as Interface, LockRange as LockRange, LogEntry
+    as LogEntry, LogInfo as LogInfo, OpenOptions as OpenOptions, PartStatus as PartStatus,
+    ReclaimItem as ReclaimItem, ReclaimResult as ReclaimResult, Share as Share, Signed as Signed,
+    TokenMode as TokenMode, Window as Window,
 )
-from sofs.core.message_parts import (
-    AppendResult as AppendResult,
-)
-from sofs.core.message_parts import (
-    BoundHandle as BoundHandle,
-)
-from sofs.core.message_parts import (
-    Caller as Caller,
-)
-from sofs.core.message_parts import (
-    CheckpointInfo as CheckpointInfo,
-)
-from sofs.core.message_parts import (
-    Commit as Commit,
-)
-from sofs.core.message_parts import (
-    CreateAction as CreateAction,
-)
-from sofs.core.message_parts import (
-    DirectoryEntry as DirectoryEntry,
-)
-from sofs.core.message_parts import (
-    Disposition as Disposition,
-)
-from sofs.core.message_parts import (
-    FileCommit as FileCommit,
-)
-from sofs.core.message_parts import (
-    FileInfo as FileInfo,
-)
-from sofs.core.message_parts import (
-    Grant as Grant,
-)
-from sofs.core.message_parts import (
-    HeldLock as HeldLock,
-)
-from sofs.core.message_parts import (
-    Interface as Interface,
-)
-from sofs.core.message_parts import (
-    LockRange as LockRange,
-)
-from sofs.core.message_parts import (
-    LogEntry as LogEntry,
-)
-from sofs.core.message_parts import (
-    LogInfo as LogInfo,
-)
-from sofs.core.message_parts import (
-    OpenOptions as OpenOptions,
-)
-from sofs.core.message_parts import (
-    PartStatus as PartStatus,
-)
-from sofs.core.message_parts import (
-    ReclaimItem as ReclaimItem,
-)
-from sofs.core.message_parts import (
-    ReclaimResult as ReclaimResult,
-)
-from sofs.core.message_parts import (
-    Share as Share,
-)
-from sofs.core.message_parts import (
-    Signed as Signed,
-)
-from sofs.core.message_parts import (
-    TokenMode as TokenMode,
-)
-from sofs.core.message_parts import (
-    Window as Window,
-)
+# fmt: on
 
 
 class Message:
