@@ -34,6 +34,7 @@ RAY_NODE: Final = "ray-node"
 OBJECT_STORE_BYTES: Final = 80 * 1024 * 1024  # Ray's floor is 75 MiB; SOFS puts nothing there.
 RECONNECT_S: Final = 30 * 24 * 3600
 START_S_MAX: Final = 60.0
+START_TRIES: Final = 3
 END_S_MAX: Final = 15.0
 PORTS: Final = range(20_000, 30_000)  # Below the ephemeral ports, above those of Ray's workers.
 PORT_TRIES_MAX: Final = 200
@@ -70,8 +71,9 @@ def ray_environment(run_dir: Path, record: RunRecord) -> dict[str, str]:
 
 
 def start_node(run_dir: Path, record: RunRecord, number: int, *, die_with_parent: bool) -> None:
-    """Start the head (``number`` 0) or a Ray node and return when it has joined. Raises Unavailable
-    with its last words."""
+    """Start the head (``number`` 0) or a Ray node and return when it has joined. Ray gives a node
+    30 seconds, which a machine under load may exceed: it is tried START_TRIES times. Raises
+    Unavailable with the last words."""
     name = f"{RAY_NODE}-{number}" if number else HEAD
     order = RayNodeOrder(
         name,
@@ -81,12 +83,27 @@ def start_node(run_dir: Path, record: RunRecord, number: int, *, die_with_parent
         _arguments(record, number),
         die_with_parent,
     )
-    if not number:
-        # Ray refuses to start a head where another's raylets live; here they are its own.
-        with contextlib.suppress(FileNotFoundError):
-            (Path(record.temp) / "ray_current_cluster").unlink()
     (run_dir / "log").mkdir(mode=0o700, exist_ok=True)
     output = run_dir / "log" / f"{name}.log"
+    words = ""
+    for _ in range(START_TRIES):
+        if not number:
+            # Ray refuses to start a head where another's raylets live; here they are its own.
+            with contextlib.suppress(FileNotFoundError):
+                (Path(record.temp) / "ray_current_cluster").unlink()
+        text = _start(run_dir, record, order, output)
+        if STARTED in text:
+            if not number:
+                record.ray_address = _own_address(text, record.ray_port)
+            return
+        words = " | ".join(text.strip().splitlines()[-3:])
+        end_node(run_dir, name, record.run_id)
+    raise Unavailable(f"{name} did not start; see {output}: {words}")
+
+
+def _start(run_dir: Path, record: RunRecord, order: RayNodeOrder, output: Path) -> str:
+    """Run ``ray start`` until it says that it has started, ends, or START_S_MAX passed; returns
+    what it said."""
     with open(output, "wb") as log:
         process = subprocess.Popen(
             [sys.executable, "-m", "sofs.actors.ray_node", json.dumps(asdict(order))],
@@ -98,15 +115,11 @@ def start_node(run_dir: Path, record: RunRecord, number: int, *, die_with_parent
         )
     deadline = time.monotonic() + START_S_MAX
     while True:
+        ended = process.poll() is not None
         text = output.read_text(errors="replace")
-        if STARTED in text:
-            break
-        if process.poll() is not None or time.monotonic() > deadline:
-            words = " | ".join(text.strip().splitlines()[-3:])
-            raise Unavailable(f"{name} did not start; see {output}: {words}")
+        if STARTED in text or ended or time.monotonic() > deadline:
+            return text
         time.sleep(0.02)
-    if not number:
-        record.ray_address = _own_address(text, record.ray_port)
 
 
 def _own_address(text: str, port: int) -> str:
@@ -173,6 +186,20 @@ def launch_leader(
 
 
 # Ending -----------------------------------------------------------------------------------------
+
+
+def end_node(run_dir: Path, name: str, run: str) -> None:
+    """SIGKILL the processes of one Ray node and wait until they are gone, at most END_S_MAX."""
+    facts = procfile.read(procfile.proc_folder(run_dir) / f"{name}.json")
+    if facts is None:
+        return
+    members = map(procfile.identify, procfile.session_members([facts], run))
+    doomed = [facts, *(found for found in members if found is not None)]
+    for process in doomed:
+        procfile.kill(process)
+    left = procfile.wait_gone(doomed, END_S_MAX)
+    if left:
+        raise Unavailable(f"killed processes linger: {[process.pid for process in left]}")
 
 
 def end_all(run_dir: Path, run: str) -> int:

@@ -238,12 +238,7 @@ class RayCluster:
     def kill_ray(self, name: str) -> None:
         """SIGKILL the processes of a Ray node: "ray-head", or "ray-node-1" and so on. The parts on
         it die with it, but for what the kernel keeps of them a moment longer."""
-        facts = ray_cluster.ray_nodes(self.run_dir)[name]
-        members = procfile.session_members([facts], self.up.record.run_id)
-        doomed = [facts, *(f for f in map(procfile.identify, members) if f is not None)]
-        for process in doomed:
-            procfile.kill(process)
-        self._wait_gone(doomed)
+        ray_cluster.end_node(self.run_dir, name, self.up.record.run_id)
 
     def _wait_gone(self, processes: list[ProcFacts]) -> None:
         left = procfile.wait_gone(processes, GONE_S_MAX)
