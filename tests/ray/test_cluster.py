@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import shutil
+import subprocess
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -10,9 +13,9 @@ from pathlib import Path
 import pytest
 
 import sofs
-from sofs.actors import procfile
+from sofs.actors import lifecycle, procfile, ray_cluster
 from sofs.actors.lifecycle import PartReport
-from sofs.errors import InvalidParameter, OtherRun
+from sofs.errors import DiskFull, InvalidParameter, OtherRun
 from sofs.testing import RayCluster
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(900)]
@@ -21,9 +24,17 @@ PSS_MIB_MAX = 90
 
 
 @pytest.fixture(scope="module")
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RayCluster]:
+def one_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RayCluster]:
     with RayCluster(tmp_path_factory.mktemp("ray") / "root") as started:
         yield started
+
+
+@pytest.fixture
+def cluster(one_cluster: RayCluster) -> RayCluster:
+    """The module's cluster, started again if a test took it down."""
+    if not one_cluster.status().serving:
+        one_cluster.revive()
+    return one_cluster
 
 
 @pytest.fixture
@@ -140,10 +151,8 @@ def test_up_again_changes_nothing(cluster: RayCluster) -> None:
 
 
 def test_another_run_on_the_root_is_refused_while_this_one_answers(
-    cluster: RayCluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    cluster: RayCluster, tmp_path: Path
 ) -> None:
-    from sofs.actors import lifecycle
-
     environment = {**os.environ, "SOFS_CREDENTIAL": cluster.credential}
     options = lifecycle.UpOptions(root=str(cluster.root), run_dir=str(tmp_path / "other"))
     with pytest.raises(OtherRun, match="--take-over"):
@@ -184,9 +193,29 @@ def test_everything_killed_at_once_is_started_again_with_its_files_and_addresses
         assert read(share, "kept") == b"over everything"
 
 
-def test_down_leaves_no_process_no_port_and_no_folder_of_ray(cluster: RayCluster) -> None:
-    from sofs.actors import lifecycle, ray_cluster
+def test_a_run_that_takes_over_ends_every_part_of_the_other_run_for_good(
+    cluster: RayCluster,
+) -> None:
+    with sofs.connect(cluster.url, credential=cluster.credential) as share:
+        write(share, "first-run", b"acknowledged")
+    old = [facts for facts in (p.facts() for p in cluster.parts.values()) if facts is not None]
+    other = Path(tempfile.mkdtemp(prefix="sofs-other-"))
+    environment = {**os.environ, "SOFS_CREDENTIAL": cluster.credential}
+    options = lifecycle.UpOptions(str(cluster.root), nodes=1, run_dir=str(other), take_over=True)
+    try:
+        second = lifecycle.up(options, environment)
+        until(lambda: not any(map(procfile.alive, old)), "the old run's parts ended")
+        with sofs.connect(second.record.url, credential=cluster.credential) as share:
+            assert read(share, "first-run") == b"acknowledged"
+        with pytest.raises(OtherRun):
+            cluster.start()
+    finally:
+        lifecycle.down(other)
+        shutil.rmtree(other)
+    lifecycle.down(cluster.run_dir)
 
+
+def test_down_leaves_no_process_no_port_and_no_folder_of_ray(cluster: RayCluster) -> None:
     cluster.wait_ready()
     record = cluster.up.record
     leaders = list(ray_cluster.ray_nodes(cluster.run_dir).values())
@@ -201,3 +230,25 @@ def test_down_leaves_no_process_no_port_and_no_folder_of_ray(cluster: RayCluster
     assert not Path(record.temp).parent.exists()
     assert lifecycle.down(cluster.run_dir) == 0
     assert procfile.read_all(cluster.run_dir) == []
+
+
+def test_a_disk_that_fills_while_the_cluster_starts_fails_the_start_and_leaves_nothing(
+    one_cluster: RayCluster, tmp_path: Path
+) -> None:
+    lifecycle.down(one_cluster.run_dir)  # Two at once are more than a small machine can bear.
+    folder = tmp_path / "small"
+    folder.mkdir()
+    mounting = ["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", str(folder)]
+    if subprocess.run(mounting, capture_output=True, check=False).returncode != 0:
+        pytest.skip("mounting is not permitted here")
+    run_dir = Path(tempfile.mkdtemp(prefix="sofs-small-"))
+    try:
+        options = lifecycle.UpOptions(str(folder / "root"), nodes=1, run_dir=str(run_dir))
+        with pytest.raises(DiskFull, match="cannot start"):
+            lifecycle.up(options, {})
+        assert procfile.read_all(run_dir) == []
+        assert lifecycle.down(run_dir) == 0
+    finally:
+        lifecycle.down(run_dir)
+        shutil.rmtree(run_dir)
+        subprocess.run(["umount", "-l", str(folder)], check=True)
