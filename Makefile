@@ -26,7 +26,9 @@ check: setup
 	$(BIN)/python scripts/tidy.py
 
 test: setup
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q --ignore=tests/adapters --ignore=tests/chaos --ignore=tests/demo --ignore=tests/ray
+	$(BIN)/python -m pytest -q tests/adapters tests/demo
+	$(BIN)/python -m pytest -q tests/chaos tests/ray
 
 chaos: setup
 	$(BIN)/python -m pytest -q -s tests/chaos --chaos-seed $(SEED) --chaos-rounds $(ROUNDS)

@@ -9,6 +9,7 @@ nothing else.
 
 from __future__ import annotations
 
+import contextlib
 import random
 import threading
 import time
@@ -66,6 +67,9 @@ class Worker(threading.Thread):
         self.join(120)
         if self.is_alive():
             self.errors.append(f"{self.name}: still inside a call after 120 s")
+        elif hasattr(self, "share"):
+            with contextlib.suppress(sofs.SofsError):
+                self.share.close()
 
     def set_up(self) -> None:
         """Open what the worker works on."""
