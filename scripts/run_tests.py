@@ -1,8 +1,8 @@
 """`make test`: the suites in processes of their own; a test that failed runs once more, alone.
 
-The suites start real processes on whatever machine this is, and some have limits in seconds (a client's
-deadline, a start). A test that fails is reported, run again when nothing else runs, and fails for good if it
-fails again.
+The suites start real processes on whatever machine this is, and some have limits in seconds (a
+client's deadline, a start). A test that fails is reported, run again when nothing else runs, and
+fails for good if it fails again.
 """
 
 from __future__ import annotations

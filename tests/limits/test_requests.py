@@ -459,6 +459,7 @@ async def test_a_newer_stream_of_a_client_ends_the_older_one(
     cluster: LocalCluster, room: Room
 ) -> None:
     older = await RawClient(room.one.transport).connect(cluster.addresses[0])
+    await older.call(m.ReadDir("/"))
     newer = RawClient(room.one.transport)
     newer.client = older.client
     await newer.connect(cluster.addresses[0])
