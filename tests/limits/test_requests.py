@@ -455,19 +455,20 @@ async def test_an_answered_operation_is_answered_again_and_not_executed_again(ro
     assert "once" not in await names(room.one)
 
 
-async def test_a_newer_stream_of_a_client_ends_the_older_one(
+async def test_a_newer_stream_of_a_client_ends_the_older_one_when_it_is_used(
     cluster: LocalCluster, room: Room
 ) -> None:
     older = await RawClient(room.one.transport).connect(cluster.addresses[0])
-    await older.call(m.ReadDir("/"))
+    opened = await older.open("/moved")
     newer = RawClient(room.one.transport)
-    newer.client = older.client
+    newer.client, newer.next_op = older.client, older.next_op
     await newer.connect(cluster.addresses[0])
+    await newer.call(m.Mkdir(newer.caller(), "/moved-on"))
     assert older.channel is not None
-    await newer.call(m.ReadDir("/"))  # A Hello alone is a warm stream: its first request moves in.
-    await asyncio.shield(older.channel.ended)
+    await older.channel.ended
     with pytest.raises(Unavailable):
-        await older.call(m.ReadDir("/"))
+        await older.call(m.Read(*room.of(opened), 0, 1))
+    await newer.call(m.EndClient(newer.caller()))
     await older.close()
     await newer.close()
 
