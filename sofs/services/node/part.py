@@ -78,7 +78,11 @@ class NodePart:
         if listener is None:
             self._listener = listener = await self._transport.listen(address, self.accept)
         self.endpoint = listener.address
-        self.node = await self._compose()
+        try:
+            self.node = await self._compose()
+        except BaseException:
+            await self.close()  # Nobody is to find a listener here that will never serve.
+            raise
         self._tasks.spawn(self._succeed(), "lives")
 
     async def _compose(self) -> Node:
