@@ -24,6 +24,10 @@ class StateDatabase(Protocol):
         """Run one query and return its first row, or None."""
         ...
 
+    def changes(self) -> int:
+        """Return how many rows were ever changed, those of rolled back transactions included."""
+        ...
+
     def transaction(self) -> AbstractContextManager[None]:
         """All statements inside take effect together, or not at all when the block raises."""
         ...

@@ -80,6 +80,9 @@ class ApswState:
         cursor.close()
         return cast("Row | None", row)
 
+    def changes(self) -> int:
+        return int(self._connection.total_changes())
+
     def transaction(self) -> AbstractContextManager[None]:
         return _Transaction(self._connection)
 

@@ -83,6 +83,7 @@ class Checks(Locks):
         live: dict[tuple[int, int], int] = {}
         sizes = dict(self._all("SELECT ino,size FROM inode WHERE NOT directory"))
         last = (0, 0)
+        cuts = self._all_cuts()
         for file, page, pages, log_id, segment, packed in self._all(
             "SELECT * FROM extent ORDER BY file,page"
         ):
@@ -90,7 +91,10 @@ class Checks(Locks):
             named = [(r.page, r.pages, r.log_id, r.segment) for r in runs]
             if named != [(page, pages, log_id, segment)]:
                 broken.append(f"extent {file}:{page} is packed as {named}")
-            if file not in sizes or page + pages > pages_of(sizes[file]):
+            ends = [high for low, high in cuts.get(file, []) if low <= page < high]
+            if ends and page + pages > ends[0]:
+                broken.append(f"extent {file}:{page}+{pages} reaches out of a cut range")
+            elif not ends and (file not in sizes or page + pages > pages_of(sizes[file])):
                 broken.append(f"extent {file}:{page}+{pages} is outside its file")
             if (file, page) < last:
                 broken.append(f"extent {file}:{page} overlaps the one before")

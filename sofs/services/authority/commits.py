@@ -26,7 +26,8 @@ from sofs.core.messages import Commit, FileCommit, TokenMode, Window
 from sofs.core.record import FLAG_DETACHED, DataHeader, DataOp
 from sofs.core.window import OP_SEQUENCE_MAX, OpWindow
 from sofs.errors import Fenced, ProtocolError, invariant
-from sofs.services.authority.extents import Extents, LiveDelta, pages_of
+from sofs.services.authority.cuts import LiveDelta
+from sofs.services.authority.extents import Extents, pages_of
 from sofs.services.authority.tables import (
     INT64_MAX,
     WINDOW_COLUMNS,
@@ -76,7 +77,7 @@ class Commits(Extents):
                 f"commit {commit.after_sequence}..{through} of log {node.log_id} does not follow "
                 f"{node.applied}"
             )
-        live: LiveDelta = {}
+        live = LiveDelta()
         for file in commit.files:
             self._commit_file(node, file, live)
         self._flush_live(live)
@@ -131,7 +132,7 @@ class Commits(Extents):
         node = self._node_by_log(log_id)
         invariant(node is not None and node.sealed is None, "a tail is replayed before the seal")
         assert node is not None
-        live: LiveDelta = {}
+        live = LiveDelta()
         files: dict[int, _TailFile | None] = {}
         windows: dict[int, tuple[int, OpWindow] | None] = {}
         n_applied, applied = 0, node.applied

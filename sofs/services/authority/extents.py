@@ -18,14 +18,14 @@ from sofs.constants import BLOCK_BYTES
 from sofs.core.extents import PAGES_MAX, cut, repack, unpack_extents
 from sofs.core.messages import LogInfo
 from sofs.errors import ProtocolError
-from sofs.services.authority.tables import FOREVER_PAGE, Tables
+from sofs.services.authority.cuts import Cuts, LiveDelta, within, without
+from sofs.services.authority.tables import FOREVER_PAGE
 
 EXTENT_PAGES_FIRST: Final = 4096  # Pages of a file that come with its token: 16 MiB.
 FETCH_PAGES_MAX: Final = 65_536  # One FetchExtents: up to 3.4 MiB of single-page runs.
 _HEAD: Final = Struct("<QIIQII")
 _HEAD_BYTES: Final = _HEAD.size
 
-LiveDelta = dict[tuple[int, int], int]
 _ASK: Final = (0, (0, 0))  # Not read ahead: look when it is needed.
 
 _OVERLAPPED: Final = (
@@ -66,7 +66,7 @@ def pages_of(size: int) -> int:
     return -(-size // BLOCK_BYTES)
 
 
-class Extents(Tables):
+class Extents(Cuts):
     """Rules of the tables ``extent`` and ``segment``."""
 
     def _end_page(self, ino: int) -> int:
@@ -85,6 +85,7 @@ class Extents(Tables):
         behind = self._end_page(ino)
         single = all(run[1] == 1 for run in runs)
         there = self._look_ahead(ino, [run[0] for run in runs], behind, single)
+        cuts = left = self._cuts(ino)
         for page, pages, segment, run in runs:
             old = there.get(page, _ASK) if page < behind else None
             if old is not None and old[0] == pages:  # Overwritten as it was written.
@@ -100,6 +101,10 @@ class Extents(Tables):
             there[page] = (pages, key)
             live[key] = live.get(key, 0) + pages
             behind = max(behind, page + pages)
+            if left:
+                left = without(left, page, page + pages)
+        if left != cuts:
+            self._set_cuts(ino, left)
 
     def _look_ahead(
         self, ino: int, pages: list[int], behind: int, single: bool
@@ -146,7 +151,21 @@ class Extents(Tables):
         return any_gone
 
     def _drop_pages(self, ino: int, first: int, live: LiveDelta) -> None:
-        """Take all pages from ``first`` on out of a file."""
+        """Take all pages from ``first`` on out of a file: their runs now, or as cut when they are
+        more than this transaction may drop."""
+        n_runs = self._one(
+            "SELECT count(*) FROM (SELECT 1 FROM extent WHERE file=? AND page>=? LIMIT ?)",
+            ino, first, live.runs_left + 1,
+        )[0]  # fmt: skip
+        cuts = self._cuts(ino)
+        left = without(cuts, first, FOREVER_PAGE)
+        if n_runs > live.runs_left:
+            self._split_at(ino, first)
+            self._set_cuts(ino, [*left, (first, FOREVER_PAGE)])
+            return
+        live.runs_left -= n_runs
+        if left != cuts:
+            self._set_cuts(ino, left)
         if first == 0:
             for log_id, segment, pages in self._all(
                 "SELECT log_id,segment,sum(pages) FROM extent WHERE file=? GROUP BY 1,2", ino
@@ -156,15 +175,28 @@ class Extents(Tables):
         else:
             self._cut_out(ino, first, FOREVER_PAGE, live)
 
-    def _flush_live(self, live: LiveDelta) -> None:
-        """Write the collected changes of the live counts."""
-        for (log_id, segment), pages in live.items():
-            if pages:
-                self._run(
-                    "INSERT INTO segment VALUES(?,?,?) ON CONFLICT(log_id,segment) "
-                    "DO UPDATE SET live=live+excluded.live",
-                    log_id, segment, pages,
-                )  # fmt: skip
+    def _split_at(self, ino: int, border: int) -> None:
+        """Make two of the run that reaches over the page ``border``, if there is one."""
+        row = self._one(
+            "SELECT page,pages,log_id,segment,packed FROM extent WHERE file=? AND page<? "
+            "ORDER BY page DESC LIMIT 1",
+            ino, border,
+        )  # fmt: skip
+        if row is None or row[0] + row[1] <= border:
+            return
+        run = next(unpack_extents(row[4]))
+        self._run("DELETE FROM extent WHERE file=? AND page=?", ino, row[0])
+        for part in (cut(run, 0, border), cut(run, border, FOREVER_PAGE)):
+            assert part is not None
+            self._run(_PUT, ino, part.page, part.pages, row[2], row[3], repack(part))
+
+    def _has_page(self, ino: int, page: int) -> bool:
+        """Is there anything in a page of the file?"""
+        row = self._one(
+            "SELECT page+pages FROM extent WHERE file=? AND page<=? ORDER BY page DESC LIMIT 1",
+            ino, page,
+        )  # fmt: skip
+        return row is not None and row[0] > page and not within(self._cuts(ino), page)
 
     def _packed(self, ino: int, first: int, end: int) -> tuple[bytes, int, list[LogInfo]]:
         """Return (packed runs of pages ``[first, end)``, page up to which they are complete, logs).
@@ -172,9 +204,10 @@ class Extents(Tables):
         parts: list[bytes] = []
         logs: dict[int, None] = {}
         last_end = 0
+        cuts = self._cuts(ino)
         for page, pages, log_id, _, packed in self._all(_OVERLAPPED, ino, first, end):
             last_end = page + pages
-            if last_end <= first:
+            if last_end <= first or (cuts and within(cuts, page)):
                 continue
             logs[log_id] = None
             if page < first or last_end > end:

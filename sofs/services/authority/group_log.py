@@ -29,6 +29,9 @@ from sofs.services.tasks import Tasks
 
 # Asked for before a mutation, so that a full disk is definite.
 GROUP_ROOM_BYTES: Final = 1024 * 1024
+# Beyond it mutations wait: with what one transaction may change (a commit: 16,384 rows of at most
+# 0.2 KiB), a group stays far below PAYLOAD_BYTES_MAX, the limit of one record.
+GROUP_ROWS_MAX: Final = 8192
 
 
 class GroupLog:
@@ -53,6 +56,7 @@ class GroupLog:
         self._open: asyncio.Future[None] | None = None
         self._in_flight: asyncio.Future[None] | None = None
         self._flushing = False
+        self._open_rows = 0  # Changed by transactions of the open group.
         self._ended: SofsError | None = None
         self.groups = 0
         self.transactions = 0
@@ -70,8 +74,10 @@ class GroupLog:
     def transaction(self) -> Iterator[None]:
         """All changes inside take effect together, or none when the block raises. No await
         inside."""
+        before = self._database.changes()
         with self._database.transaction():
             yield
+        self._open_rows += self._database.changes() - before
         self.transactions += 1
         if self._open is None:
             self._open = asyncio.get_running_loop().create_future()
@@ -81,7 +87,10 @@ class GroupLog:
                 self._tasks.spawn(self._flush(), "group-commit")
 
     async def room(self) -> None:
-        """Before a mutation: raises DiskFull (definite) while the log could not take it."""
+        """Before a mutation: raises DiskFull (definite) while the log could not take it; waits
+        while the open group holds as many changes as one record should."""
+        while self._open_rows >= GROUP_ROWS_MAX and self._open is not None:
+            await self.settled()
         await self._log.room(GROUP_ROOM_BYTES)
 
     async def settled(self) -> None:
@@ -129,6 +138,7 @@ class GroupLog:
 
     async def _flush_group(self) -> None:
         changes = self._database.take_changeset()
+        self._open_rows = 0
         if not changes:
             await self._log.check()
             return

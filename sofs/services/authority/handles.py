@@ -44,7 +44,7 @@ from sofs.errors import (
 )
 from sofs.ids import ID_BYTES
 from sofs.services.authority.blocked import Blocked, HandleRef
-from sofs.services.authority.extents import LiveDelta
+from sofs.services.authority.cuts import LiveDelta
 from sofs.services.authority.schema import PENDING_FINAL
 from sofs.services.authority.tables import (
     INT64_MAX,
@@ -56,6 +56,7 @@ from sofs.services.authority.tables import (
 )
 from sofs.services.authority.tokens import Tokens, token_mode
 
+END_HANDLES_MAX = 512  # Closed in one transaction when a client ends.
 RECLAIM_EXTENT_BYTES_MAX = 2 * 1024 * 1024  # Extents in one reclaim reply; the rest on demand.
 
 
@@ -218,7 +219,7 @@ class Handles(Tokens):
     def expire(self, handles: Sequence[int], now_ns: int) -> list[int]:
         """Release those of the handles that are disconnected: locks and share modes are dropped,
         delete-on-close is carried out. Returns them."""
-        live: LiveDelta = {}
+        live = LiveDelta()
         done: list[int] = []
         for handle in handles:
             row = self._handle_row(handle)
@@ -311,9 +312,10 @@ class Handles(Tokens):
         invariant(row is not None, "a handle's client has a row")
         return str(row[0])
 
-    def end_client(self, caller: Caller, now_ns: int) -> None:
-        """Close all handles of the client and drop its results; Blocked(detach) while any is
-        connected. Expired when it is unknown already, AccessDenied for another principal's.
+    def end_client(self, caller: Caller, now_ns: int) -> bool:
+        """Close up to END_HANDLES_MAX handles of the client; with the last, drop its results and
+        return True (else: call again). Blocked(detach) while any of them is connected. Expired when
+        it is unknown already, AccessDenied for another principal's.
 
         The row stays for a while, with every op id acknowledged: a late copy of an operation on a
         forgotten connection finds EXPIRED, and is not taken for a new client's first."""
@@ -324,14 +326,19 @@ class Handles(Tokens):
         handles = [
             row[0]
             for row in self._all(
-                "SELECT handle FROM handle WHERE client=? ORDER BY handle", caller.client
+                "SELECT handle FROM handle WHERE client=? ORDER BY handle LIMIT ?",
+                caller.client,
+                END_HANDLES_MAX,
             )
         ]
         rows = [row for row in map(self._handle_row, handles) if row is not None]
         self._detach_first(rows, FileClosed.code)
         self.expire(handles, now_ns)
+        if len(handles) == END_HANDLES_MAX:
+            return False
         self._run("DELETE FROM result WHERE client=?", caller.client)
         self._run("UPDATE client SET acked=? WHERE client=?", OP_ID_MAX, caller.client)
+        return True
 
     def abandon(self, caller: Caller, target_op: int) -> AbandonReply:
         """Settle an operation of the caller: it has happened (True), or from now on it never will.

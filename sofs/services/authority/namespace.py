@@ -38,7 +38,7 @@ from sofs.errors import (
     invariant,
 )
 from sofs.ids import ROOT_INO
-from sofs.services.authority.extents import LiveDelta
+from sofs.services.authority.cuts import LiveDelta
 from sofs.services.authority.opens import (
     FENCE_RETRY_MS,
     READ_ONLY,
@@ -95,7 +95,7 @@ class Namespace(Opens):
         if handles:
             self._run("UPDATE inode SET pending=? WHERE ino=?", PENDING_FINAL, inode.ino)
             return
-        live: LiveDelta = {}
+        live = LiveDelta()
         self._remove_inode(inode, now_ns, live)
         self._flush_live(live)
 
@@ -175,7 +175,7 @@ class Namespace(Opens):
         check_fence(handles, DELETE)
         if handles:
             raise AccessDenied(f"{target.name!r} is open and cannot be replaced")
-        live: LiveDelta = {}
+        live = LiveDelta()
         self._remove_inode(target, now_ns, live)
         self._flush_live(live)
 

@@ -70,7 +70,8 @@ from sofs.errors import (
 )
 from sofs.ids import ID_BYTES
 from sofs.services.authority.blocked import TokenRef
-from sofs.services.authority.extents import FETCH_PAGES_MAX, LiveDelta, pages_of
+from sofs.services.authority.cuts import LiveDelta
+from sofs.services.authority.extents import FETCH_PAGES_MAX, pages_of
 from sofs.services.authority.handles import Handles, check_numbers
 from sofs.services.authority.schema import PENDING_DISPOSITION
 from sofs.services.authority.tables import Handle, Inode, Node
@@ -139,7 +140,7 @@ class Opens(Handles):
         overwrite = disposition in _OVERWRITES
         _check_existing(body, disposition, inode)
         need = needs(body.access) | (WRITE if overwrite else 0)
-        live: LiveDelta = {}
+        live = LiveDelta()
         handles = self._handles_of(inode.ino)
         if body.app_instance:
             handles = self._take_over(body, handles, inode, now_ns, live)
@@ -261,7 +262,7 @@ class Opens(Handles):
                 row.ino, node.log_id, body.release_token,
             )  # fmt: skip
         inode = self._inode_of(row)
-        live: LiveDelta = {}
+        live = LiveDelta()
         self._drop_handle(row, inode, now_ns, live)
         self._flush_live(live)
         return InfoReply(inode.info(), self._writer(inode.ino, node)[0])
@@ -359,7 +360,7 @@ class Opens(Handles):
         inode = self._inode_of(row)
         if not self._writer(inode.ino, node)[0]:
             self._recall_all(inode.ino)
-        live: LiveDelta = {}
+        live = LiveDelta()
         if size < inode.size:
             self._shrink(inode, size, body.tail, node, live)
         elif body.tail:
@@ -381,7 +382,7 @@ class Opens(Handles):
                 if not size % 4096 or extent.page != last or extent.pages != 1:
                     raise ProtocolError("the tail of a truncate is its zeroed last page")
             self._put_extents(inode.ino, tail, node.log_id, pages_of(size), live)
-        elif size % 4096 and self._end_page(inode.ino) > last:
+        elif size % 4096 and self._has_page(inode.ino, last):
             raise ProtocolError("a truncate inside a page brings that page zeroed behind its end")
 
     # Compound calls ---------------------------------------------------------------------------
@@ -399,7 +400,7 @@ class Opens(Handles):
         if body.extents and body.log_id != node.log_id:
             raise ProtocolError("a node names records of its own data log only")
         modified = body.modified_ns or now_ns
-        live: LiveDelta = {}
+        live = LiveDelta()
         parent, name, inode = self._resolve(body.path)
         if inode is None:
             directory = self._directory(parent)

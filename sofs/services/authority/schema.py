@@ -6,6 +6,7 @@ their low bits. What belongs to a handle for as long as it lives (share mode, wi
 one row, so that open and close are one row each. ``log_id`` stands for a node incarnation
 everywhere: it is given out once an incarnation and is small; 0 means nobody.
 
+- ``meta``     the volume's uuid, and what is cut out of files (``cuts.py``).
 - ``counter``  one row: the next number of each kind; numbers are never reused.
 - ``inode``    a file or directory. ``pending``: PENDING_* bits. ``parent``/``name``: its one name.
 - ``dirent``   (parent, name) -> ino.

@@ -127,6 +127,7 @@ class ActiveAuthority:
         self.resume.begin(self.nodes)
         self._tasks.spawn(self._forget_idle_clients(), "forget")
         self._tasks.spawn(self.space.run(), "space")
+        self._tasks.spawn(self.space.drop_cut_runs(), "cut-runs")
         self._tasks.spawn(self._idle_check(), "idle-check")
         self._tasks.spawn(self.checkpoints.make_when_alone(), "checkpoint")
 
@@ -530,12 +531,17 @@ class ActiveAuthority:
         )
 
     async def _end_client(self, link: NodeLink, body: m.EndClient) -> m.Message:
+        more = True
+
         def rules() -> m.Message:
-            if self.state.knows_client(body.caller.client):
-                self.state.end_client(body.caller, self._now())
+            nonlocal more
+            known = self.state.knows_client(body.caller.client)
+            more = known and not self.state.end_client(body.caller, self._now())
             return m.Done()
 
-        reply = await self._run(rules)
+        reply: m.Message = m.Done()
+        while more:
+            reply = await self._run(rules)
         self._wake_lockers()
         return reply
 

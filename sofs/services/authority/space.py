@@ -17,7 +17,7 @@ from __future__ import annotations
 import logging
 from typing import Final
 
-from sofs.errors import Fenced, OutcomeUnknown, SofsError
+from sofs.errors import DiskFull, Fenced, OutcomeUnknown, SofsError
 from sofs.ports.log import FencedStore
 from sofs.ports.runtime import Clock
 from sofs.services.authority.env import node_role
@@ -27,6 +27,7 @@ from sofs.services.authority.state import AuthorityState
 log = logging.getLogger("sofs.authority")
 
 PASS_EVERY_MS: Final = 5_000
+CUT_LOOK_EVERY_MS: Final = 200
 LOGS_A_PASS_MAX: Final = 64
 WHOLE_LOG: Final = 2**31
 
@@ -55,6 +56,21 @@ class SpaceReclaimer:
                 raise
             except SofsError as error:
                 log.warning("dead segments stay for now: %s", error)
+
+    async def drop_cut_runs(self) -> None:
+        """Delete what large truncates and deletes left to do (``cuts.py``), a bounded transaction
+        at a time, until the life ends. A full disk delays it: space is freed by other deletions."""
+        while True:
+            try:
+                await self._group.room()
+                with self._group.transaction():
+                    more = self._state.drop_some()
+                await self._group.settled()
+            except DiskFull as error:
+                log.warning("the runs of deleted files stay for now: %s", error)
+                more = False
+            if not more:
+                await self._clock.sleep_ms(CUT_LOOK_EVERY_MS)
 
     async def one_pass(self) -> int:
         """Delete what was dead at the last pass and is dead now; returns how many segments."""
