@@ -156,12 +156,14 @@ class Commit:
     """A prefix of a data log: all its records above ``after_sequence`` up to ``through_sequence``.
     The authority applies it when its applied sequence is ``after_sequence``, ignores it when that
     is at or beyond ``through_sequence``, and trims nothing else: batches are whole and in order.
-    The default (0, 0) carries nothing."""
+    The default (0, 0) carries nothing. ``settled_below_segment``: once it is applied, nothing will
+    name a record of a lower segment for the first time."""
 
     log_id: int = 0
     after_sequence: int = 0
     through_sequence: int = 0
     files: list[FileCommit] = field(default_factory=list)
+    settled_below_segment: int = 0
 
 
 @dataclass(slots=True)

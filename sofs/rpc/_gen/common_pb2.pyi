@@ -114,16 +114,18 @@ class FileCommit(_message.Message):
     def __init__(self, ino: _Optional[int] = ..., token_generation: _Optional[int] = ..., size: _Optional[int] = ..., modified_ns: _Optional[int] = ..., extents: _Optional[bytes] = ..., windows: _Optional[_Iterable[_Union[Window, _Mapping]]] = ...) -> None: ...
 
 class Commit(_message.Message):
-    __slots__ = ("log_id", "after_sequence", "through_sequence", "files")
+    __slots__ = ("log_id", "after_sequence", "through_sequence", "files", "settled_below_segment")
     LOG_ID_FIELD_NUMBER: _ClassVar[int]
     AFTER_SEQUENCE_FIELD_NUMBER: _ClassVar[int]
     THROUGH_SEQUENCE_FIELD_NUMBER: _ClassVar[int]
     FILES_FIELD_NUMBER: _ClassVar[int]
+    SETTLED_BELOW_SEGMENT_FIELD_NUMBER: _ClassVar[int]
     log_id: int
     after_sequence: int
     through_sequence: int
     files: _containers.RepeatedCompositeFieldContainer[FileCommit]
-    def __init__(self, log_id: _Optional[int] = ..., after_sequence: _Optional[int] = ..., through_sequence: _Optional[int] = ..., files: _Optional[_Iterable[_Union[FileCommit, _Mapping]]] = ...) -> None: ...
+    settled_below_segment: int
+    def __init__(self, log_id: _Optional[int] = ..., after_sequence: _Optional[int] = ..., through_sequence: _Optional[int] = ..., files: _Optional[_Iterable[_Union[FileCommit, _Mapping]]] = ..., settled_below_segment: _Optional[int] = ...) -> None: ...
 
 class Grant(_message.Message):
     __slots__ = ("ino", "generation", "mode", "info", "locks", "windows", "extents", "extents_through_page", "logs")

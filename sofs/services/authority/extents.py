@@ -10,7 +10,7 @@ once.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from struct import Struct
 from typing import Final
 
@@ -231,19 +231,24 @@ class Extents(Cuts):
             self._all("SELECT segment,live FROM segment WHERE log_id=? ORDER BY segment", log_id)
         )
 
-    def dead_below(self, whole_log: int) -> dict[int, tuple[bytes, int]]:
-        """Return log id -> (incarnation, segment below which nothing is named) of sealed data logs.
+    def dead_below(
+        self, whole_log: int, settled: Mapping[int, int]
+    ) -> dict[int, tuple[bytes, int, bool]]:
+        """Return log id -> (incarnation, segment below which nothing is named, sealed) of data
+        logs.
 
-        ``whole_log`` stands for all segments of a log that no extent names. Live logs are left out:
-        a detached record is in the log before the transaction that names it.
+        ``whole_log`` stands for all segments of a sealed log that no extent names. ``settled``: log
+        id -> below which segment nothing will be named any more, by the word of its living owner; a
+        live log that is not in it is left out, since a record is in the log before what names it.
         """
         rows = self._all(
-            "SELECT d.log_id,d.incarnation,MIN(s.segment) FROM datalog d "
-            "LEFT JOIN segment s ON s.log_id=d.log_id AND s.live>0 "
-            "WHERE d.sealed IS NOT NULL GROUP BY d.log_id"
+            "SELECT d.log_id,d.incarnation,MIN(s.segment),d.sealed IS NOT NULL FROM datalog d "
+            "LEFT JOIN segment s ON s.log_id=d.log_id AND s.live>0 GROUP BY d.log_id"
         )
-        return {
-            log_id: (incarnation, whole_log if lowest is None else lowest)
-            for log_id, incarnation, lowest in rows
-            if lowest != 0
-        }
+        dead: dict[int, tuple[bytes, int, bool]] = {}
+        for log_id, incarnation, lowest, sealed in rows:
+            end = whole_log if sealed else settled.get(log_id, 0)
+            below = end if lowest is None else min(end, lowest)
+            if below > 0:
+                dead[log_id] = (incarnation, below, bool(sealed))
+        return dead

@@ -421,7 +421,9 @@ class ActiveAuthority:
             self.state.apply_commit(body.commit)
             return m.Done()
 
-        return await self._run(rules)
+        reply = await self._run(rules)
+        self.space.settled(link.log_id, body.commit.settled_below_segment)
+        return reply
 
     async def _disconnected(self, link: NodeLink, body: m.Disconnected) -> m.Message:
         def rules() -> m.Message:

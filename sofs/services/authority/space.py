@@ -1,10 +1,15 @@
 """Deleting what nothing names any more: segments of data logs (R10).
 
-A segment of a *sealed* data log is dead when no extent lies in it or before it in its log. Pages
-stop being named when they are overwritten (by the sole holder of DIRECT_RW, whose own map is the
-newer one), truncated or unlinked (all tokens were recalled): so no token holder still needs a dead
-segment. Live logs are left alone: a detached record is in the log before the transaction that names
-it, and only a seal ends that race (a sealed node's transactions are refused).
+A segment of a data log is dead when no extent lies in it or before it in its log, and none will.
+Of a *sealed* log that is all: a sealed node's transactions are refused. Of a *live* log records
+may be named later: its owner says with each commit below which segment it has none of those, and
+its word counts once that commit is acknowledged (``settled``). It is kept in memory only; after a
+take-over the next commit brings it again. The first segment of a live log stays, and so does the
+one of the last applied record: a seal starts its walk there.
+
+Pages stop being named when they are overwritten (by the sole holder of DIRECT_RW, whose own map is
+the newer one), truncated or unlinked (all tokens were recalled): so no token holder still needs a
+dead segment.
 
 What is dead is read from acknowledged state, and deleted only when it was dead at the pass before,
 too: a read that was under way then has ended, or fails with a missing object and is tried again by
@@ -44,7 +49,13 @@ class SpaceReclaimer:
         self._group = group
         self._before: dict[int, int] = {}  # log id -> below which segment it was dead last time.
         self._done: dict[int, int] = {}
+        self._settled: dict[int, int] = {}
         self.segments_deleted = 0
+
+    def settled(self, log_id: int, below_segment: int) -> None:
+        """The owner of a live log names no more records below a segment; its commit that says so
+        was acknowledged."""
+        self._settled[log_id] = max(below_segment, self._settled.get(log_id, 0))
 
     async def run(self) -> None:
         """Pass after pass, until the life ends."""
@@ -74,18 +85,23 @@ class SpaceReclaimer:
 
     async def one_pass(self) -> int:
         """Delete what was dead at the last pass and is dead now; returns how many segments."""
-        dead = self._state.dead_below(WHOLE_LOG)
+        dead = self._state.dead_below(WHOLE_LOG, self._settled)
         await self._group.settled()
         deleted = 0
-        for log_id, (incarnation, below) in dead.items():
+        for log_id, (incarnation, below, sealed) in dead.items():
             limit = min(below, self._before.get(log_id, 0))
             if limit <= self._done.get(log_id, 0) or deleted >= LOGS_A_PASS_MAX:
                 continue
             claim = await self._fenced.read_claim(node_role(incarnation), 1)
             if claim is not None:
-                deleted += await self._fenced.delete_segments(claim, below_segment=limit)
+                deleted += await self._fenced.delete_segments(
+                    claim, below_segment=limit, keep_first=not sealed
+                )
             self._done[log_id] = limit
-        self._before = {log_id: below for log_id, (_, below) in dead.items()}
+        for log_id, (_, _, sealed) in dead.items():
+            if sealed:
+                self._settled.pop(log_id, None)
+        self._before = {log_id: below for log_id, (_, below, _) in dead.items()}
         self.segments_deleted += deleted
         if deleted:
             log.info("deleted %d dead segments of data logs", deleted)

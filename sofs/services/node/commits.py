@@ -10,6 +10,10 @@ record is COMMIT_AGE_MS old, or when somebody must know that the authority has e
 Bounds. What the authority does not have is the tail that a take-over replays. Beyond
 UNSENT_RECORDS_MAX, UNSENT_BYTES_MAX or UNSENT_AGE_MS_MAX writes wait (``full`` and ``moved``).
 
+What may be deleted. A batch says below which segment nothing is left to name: all its records and
+those before it are named by it or dead, later ones lie in its newest record's segment or behind it,
+and detached records count until the transaction that names them was answered (``naming``).
+
 Within a batch a newer extent of exactly the same pages replaces the older one; windows are whole,
 as of the batch's last record.
 """
@@ -17,7 +21,8 @@ as of the batch's last record.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Final
 
 from sofs.constants import (
@@ -28,7 +33,8 @@ from sofs.constants import (
 )
 from sofs.core.extents import pack_extent
 from sofs.core.messages import Commit, CommitRecords, FileCommit
-from sofs.errors import ProtocolError
+from sofs.errors import ProtocolError, SofsError
+from sofs.ports.log import Placement
 from sofs.ports.runtime import Clock
 from sofs.services.node.link import AuthorityLink
 from sofs.services.node.open_file import Handle, OpenFile
@@ -92,6 +98,8 @@ class Commits:
         self.sent_sequence = 0
         self.applied_sequence = 0
         self.batches = 0
+        self._segment = 0  # Of the newest published record with pages.
+        self._detached: dict[int, int] = {}  # Sequence -> segment of records not named yet.
         self._wanted = 0  # Somebody waits until this sequence is applied.
         self._wake: asyncio.Future[None] | None = None
         self._settling: list[tuple[int, asyncio.Future[None]]] = []
@@ -111,6 +119,7 @@ class Commits:
     ) -> None:
         """Add a durable record of a file: ``place`` is (log id, segment, sequence, offset)."""
         delta = self._delta(file, handle)
+        self._segment = place[1]
         pages = len(sums)
         key = page << 10 | pages
         extents = delta.extents
@@ -143,6 +152,20 @@ class Commits:
         if self._open_records >= COMMIT_RECORDS or self._open_bytes >= COMMIT_BYTES:
             self._kick()
         self._wake_waiting()
+
+    @contextmanager
+    def naming(self, placement: Placement) -> Iterator[None]:
+        """A detached record is about to be named by the transaction that is asked for inside. If
+        nobody knows whether it was, its segment counts as needed for the rest of this life."""
+        self._detached[placement.sequence] = placement.segment
+        try:
+            yield
+        except SofsError as error:
+            if error.definite:
+                del self._detached[placement.sequence]
+            raise
+        else:
+            del self._detached[placement.sequence]
 
     # Limits
     # ----------------------------------------------------------------------------------------
@@ -234,6 +257,7 @@ class Commits:
             self.sent_sequence,
             self.published_sequence,
             [delta.message() for delta in self._open.values()],
+            min((self._segment, *self._detached.values())),
         )
         self._open = {}
         self._sent_records, self._open_records = self._open_records, 0

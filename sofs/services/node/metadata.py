@@ -429,7 +429,9 @@ class Metadata:
                 placement.payload_offset,
                 placement.sums,
             )
-            await node.log.durable(placement.sequence)
+            with node.commits.naming(placement):
+                await node.log.durable(placement.sequence)
+                return await self._link.call(lambda: body)
         return await self._link.call(lambda: body)
 
     async def _read_file(

@@ -12,12 +12,14 @@ never computed here. The token is dropped, and the next operation asks for a new
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
 from sofs.constants import BLOCK_BYTES
 from sofs.core.extents import pack_extent
 from sofs.core.messages import InfoReply, Truncate
 from sofs.errors import SofsError, StaleGeneration
+from sofs.ports.log import Placement
 from sofs.services.channel import expect
 from sofs.services.node.open_file import RW, Handle, Need
 from sofs.services.node.session import Session
@@ -73,10 +75,13 @@ class TruncateOp:
     async def _run(self) -> None:
         file, node, body = self.handle.file, self._node, self._body
         try:
-            body.tail = await self._tail() if self._shrinks_into_page() else b""
+            tail = await self._tail() if self._shrinks_into_page() else None
             body.modified_ns = node.clock.wall_ns()
-            # Until there is an answer nobody knows the file's size: no deadline.
-            message = await node.link.call(lambda: body, deadline_ms=None)
+            with nullcontext() if tail is None else node.commits.naming(tail):
+                if tail is not None:
+                    await node.log.durable(tail.sequence)
+                # Until there is an answer nobody knows the file's size: no deadline.
+                message = await node.link.call(lambda: body, deadline_ms=None)
             reply = expect((message, b""), InfoReply)
             node.table.drop_token(file)
         except SofsError as error:
@@ -88,20 +93,19 @@ class TruncateOp:
             file.release()
             self._finished()
 
-    async def _tail(self) -> bytes:
-        """Write the last page, zeroed behind the new end, as a detached record; return its packed
-        extent. A hole needs none."""
+    async def _tail(self) -> Placement | None:
+        """Append the last page, zeroed behind the new end, as a detached record, and name it in the
+        request. A hole needs none."""
         file, node, size = self.handle.file, self._node, self._body.size
         page, keep = divmod(size, BLOCK_BYTES)
         place = file.map.page(page)
         if place is None:
-            return b""
+            return None
         old = node.reads.cached_page(place) or await node.reads.read_page(file.ino, page, place)
         block = old[:keep].ljust(BLOCK_BYTES, b"\0")
         await node.log.room(BLOCK_BYTES)
         placement = node.writes.append_detached(file.ino, [block], keep)
-        await node.log.durable(placement.sequence)
-        return pack_extent(
+        self._body.tail = pack_extent(
             page,
             node.link.log_id,
             placement.segment,
@@ -109,6 +113,7 @@ class TruncateOp:
             placement.payload_offset,
             placement.sums,
         )
+        return placement
 
     def fail(self, error: SofsError) -> None:
         """See ``open_file.Operation``."""

@@ -716,6 +716,6 @@ def test_segments_without_live_pages_are_found_once_the_log_is_sealed(
     assert volume.state.live_pages(node.log_id) == {1: 8}
     other.write_file("/f", 1, Disposition.OVERWRITE)
     other.unlink("/g")
-    assert volume.state.dead_below(99) == {}
+    assert volume.state.dead_below(99, {}) == {}
     volume.run(lambda s: s.seal_node(node.incarnation, node.sequence))
-    assert volume.state.dead_below(99) == {node.log_id: (node.incarnation, 99)}
+    assert volume.state.dead_below(99, {}) == {node.log_id: (node.incarnation, 99, True)}
