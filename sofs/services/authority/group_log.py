@@ -22,13 +22,17 @@ from typing import Final
 
 from sofs.core.entries import Changeset, Entry, EntryCodec
 from sofs.core.record import RecordKind
-from sofs.errors import SofsError
+from sofs.errors import DiskFull, SofsError
 from sofs.ports.log import LogWriter, Placement
 from sofs.ports.state import StateDatabase
 from sofs.services.tasks import Tasks
 
 # Asked for before a mutation, so that a full disk is definite.
 GROUP_ROOM_BYTES: Final = 1024 * 1024
+# Of the room in the log this much is left to what gives back: close, delete, a client's goodbye.
+RESERVE_BYTES: Final = 1536 * 1024
+RESERVED_BYTES: Final = 64 * 1024  # What one such operation needs at most, with its record.
+ROW_BYTES: Final = 512  # Of a changed row in a changeset, at a guess above the average.
 # Beyond it mutations wait: with what one transaction may change (a commit: 16,384 rows of at most
 # 0.2 KiB), a group stays far below PAYLOAD_BYTES_MAX, the limit of one record.
 GROUP_ROWS_MAX: Final = 8192
@@ -91,7 +95,20 @@ class GroupLog:
         while the open group holds as many changes as one record should."""
         while self._open_rows >= GROUP_ROWS_MAX and self._open is not None:
             await self.settled()
-        await self._log.room(GROUP_ROOM_BYTES)
+        await self._log.room(GROUP_ROOM_BYTES + RESERVE_BYTES)
+
+    async def room_in_reserve(self, n_bytes: int = 0) -> None:
+        """Before a mutation of ``n_bytes`` that gives something back: on a full disk it may use
+        what ``room`` leaves. Raises DiskFull when that is used up, too. What the open group holds
+        is counted, so that many such operations at a time go in several groups."""
+        while True:
+            try:
+                await self._log.room(n_bytes + RESERVED_BYTES + self._open_rows * ROW_BYTES)
+                return
+            except DiskFull:
+                if self._open_rows == 0:
+                    raise
+                await self.settled()
 
     async def settled(self) -> None:
         """Return when everything applied before this call is durable and checked; raises why

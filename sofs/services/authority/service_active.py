@@ -275,10 +275,16 @@ class ActiveAuthority:
     # -----------------------------------------------------------------------------
 
     async def _run(
-        self, rules: Callable[[], m.Message], *, mutates: bool = True, turn_of: int = 0
+        self,
+        rules: Callable[[], m.Message],
+        *,
+        mutates: bool = True,
+        turn_of: int = 0,
+        reserved: int | None = None,
     ) -> m.Message:
         """Run synchronous rules in a transaction until nothing blocks them; return their reply when
-        everything they saw is durable and checked.
+        everything they saw is durable and checked. ``reserved``: they give something back and log
+        about that many bytes; they may use the reserve of a full disk.
 
         Who needs a file's tokens has a turn of that file, in the order of asking (``turn_of``: from
         the start): else the node that has just given a token back asks for it again first, and who
@@ -287,7 +293,9 @@ class ActiveAuthority:
         turn = await self._take_turn(turn_of) if turn_of else None
         try:
             for _ in range(ROUNDS_MAX):
-                if mutates:
+                if reserved is not None:
+                    await self.group.room_in_reserve(reserved)
+                elif mutates:
                     await self.group.room()
                 try:
                     with self.group.transaction():
@@ -315,7 +323,9 @@ class ActiveAuthority:
         await turn.acquire()
         return turn
 
-    async def _once(self, caller: m.Caller, rules: Callable[[], m.Message]) -> m.Message:
+    async def _once(
+        self, caller: m.Caller, rules: Callable[[], m.Message], reserved: int | None = None
+    ) -> m.Message:
         """Run a client's mutation exactly once: stored answers are answered again, a copy that
         arrives while the first is running waits for it."""
         key = (caller.client, caller.op_id)
@@ -338,7 +348,7 @@ class ActiveAuthority:
 
         try:
             await self._register_client(caller)
-            reply = await self._run(exactly_once)
+            reply = await self._run(exactly_once, reserved=reserved)
             future.set_result(_without_grant(reply))
             return reply
         except SofsError as error:
@@ -421,7 +431,7 @@ class ActiveAuthority:
             self.state.apply_commit(body.commit)
             return m.Done()
 
-        reply = await self._run(rules)
+        reply = await self._run(rules, reserved=_logged_bytes(body.commit))
         self.space.settled(link.log_id, body.commit.settled_below_segment)
         return reply
 
@@ -430,7 +440,7 @@ class ActiveAuthority:
             self.state.disconnect(body.handles, link.incarnation)
             return m.Done()
 
-        reply = await self._run(rules)
+        reply = await self._run(rules, reserved=0)
         self.resume.orphaned(None)
         return reply
 
@@ -471,7 +481,9 @@ class ActiveAuthority:
     async def _close(self, link: NodeLink, body: m.Close) -> m.Message:
         check_commit(body.commit, link.log_id)
         reply = await self._once(
-            body.caller, lambda: self.state.close(body, link.incarnation, self._now())
+            body.caller,
+            lambda: self.state.close(body, link.incarnation, self._now()),
+            _logged_bytes(body.commit),
         )
         self.resume.settled([body.handle])
         self._wake_lockers()
@@ -482,7 +494,8 @@ class ActiveAuthority:
             self._admit_client(body.caller)
             return self.state.reclaim(body.caller, body.handles, link.incarnation)
 
-        reply = await self._run(rules)
+        known = self.state.knows_client(body.caller.client)
+        reply = await self._run(rules, reserved=0 if known else None)
         assert isinstance(reply, m.ReclaimReply)
         self.resume.settled([r.handle for r in reply.results if not r.code])
         return reply
@@ -504,11 +517,11 @@ class ActiveAuthority:
 
     async def _rmdir(self, link: NodeLink, body: m.Rmdir) -> m.Message:
         await self._admit(body, body.caller)
-        return await self._once(body.caller, lambda: self.state.rmdir(body, self._now()))
+        return await self._once(body.caller, lambda: self.state.rmdir(body, self._now()), 0)
 
     async def _unlink(self, link: NodeLink, body: m.Unlink) -> m.Message:
         await self._admit(body, body.caller)
-        return await self._once(body.caller, lambda: self.state.unlink(body, self._now()))
+        return await self._once(body.caller, lambda: self.state.unlink(body, self._now()), 0)
 
     async def _rename(self, link: NodeLink, body: m.Rename) -> m.Message:
         await self._admit(body, body.caller)
@@ -529,7 +542,7 @@ class ActiveAuthority:
 
     async def _abandon(self, link: NodeLink, body: m.Abandon) -> m.Message:
         return await self._once(
-            body.caller, lambda: self.state.abandon(body.caller, body.target_op)
+            body.caller, lambda: self.state.abandon(body.caller, body.target_op), 0
         )
 
     async def _end_client(self, link: NodeLink, body: m.EndClient) -> m.Message:
@@ -543,7 +556,7 @@ class ActiveAuthority:
 
         reply: m.Message = m.Done()
         while more:
-            reply = await self._run(rules)
+            reply = await self._run(rules, reserved=0)
         self._wake_lockers()
         return reply
 
@@ -606,7 +619,9 @@ class ActiveAuthority:
         first."""
         ino = self._ino_of(body.handle)
         async with _lock_of(self._file_locks, ino):
-            reply = await self._once(body.caller, lambda: self.state.unlock(body, link.incarnation))
+            reply = await self._once(
+                body.caller, lambda: self.state.unlock(body, link.incarnation), 0
+            )
         self._wake_lockers(ino)
         return reply
 
@@ -646,7 +661,7 @@ class ActiveAuthority:
             self.state.expire([handle for handle in handles if handle in away], self._now())
             return m.Done()
 
-        await self._run(rules)
+        await self._run(rules, reserved=0)
         self._wake_lockers()
 
     async def _forget_idle_clients(self) -> None:
@@ -733,6 +748,11 @@ def _without_grant(reply: m.Message) -> m.Message:
     if isinstance(reply, m.OpenReply) and reply.grant is not None:
         return dataclasses.replace(reply, grant=None)
     return reply
+
+
+def _logged_bytes(commit: m.Commit) -> int:
+    """About what a commit takes in the log: new runs, the older ones that they replace, windows."""
+    return sum(3 * len(file.extents) + 512 * (1 + len(file.windows)) for file in commit.files)
 
 
 def _lock_of(locks: dict[int, asyncio.Lock], ino: int) -> asyncio.Lock:

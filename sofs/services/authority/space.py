@@ -73,7 +73,7 @@ class SpaceReclaimer:
         at a time, until the life ends. A full disk delays it: space is freed by other deletions."""
         while True:
             try:
-                await self._group.room()
+                await self._group.room_in_reserve()
                 with self._group.transaction():
                     more = self._state.drop_some()
                 await self._group.settled()

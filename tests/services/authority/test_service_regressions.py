@@ -37,7 +37,7 @@ from sofs.rpc.options import METHODS
 from sofs.services.authority import follower as follower_module
 from sofs.services.authority.env import node_role
 from sofs.services.authority.follower import Follower, checkpoint_info, take_checkpoint
-from sofs.services.authority.group_log import GROUP_ROOM_BYTES
+from sofs.services.authority.group_log import GROUP_ROOM_BYTES, RESERVE_BYTES
 from sofs.services.authority.service_active import ActiveAuthority
 from sofs.services.channel import Channel
 from sofs.sim import local_transport
@@ -187,7 +187,7 @@ async def test_a_flush_that_meets_a_full_disk_ends_the_life_and_the_next_one_ser
         real = active._writer.room
 
         async def room(n_bytes: int) -> None:
-            if n_bytes != GROUP_ROOM_BYTES:
+            if n_bytes != GROUP_ROOM_BYTES + RESERVE_BYTES:
                 raise DiskFull("full")
             await real(n_bytes)
 
