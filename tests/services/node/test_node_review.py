@@ -165,17 +165,17 @@ async def test_a_full_disk_at_the_authority_delays_commits_and_ends_no_life(
         node = w.nodes["a"].node
         assert active is not None
         assert node is not None
-        real, asked = active.group.room, []
+        real, asked = active.group.room_in_reserve, []
 
-        async def full() -> None:
+        async def full(n_bytes: int = 0) -> None:
             asked.append(1)
             raise DiskFull("no room")
 
-        active.group.room = full  # type: ignore[method-assign]
+        active.group.room_in_reserve = full  # type: ignore[method-assign]
         await file.write(0, b"2")
         settled = asyncio.ensure_future(node.commits.settle(node.commits.published_sequence))
         await w.until("asked again", lambda: len(asked) > 2)
-        active.group.room = real  # type: ignore[method-assign]
+        active.group.room_in_reserve = real  # type: ignore[method-assign]
         await limited(settled)
         assert w.nodes["a"].lives == 1
 
