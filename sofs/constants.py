@@ -1,7 +1,8 @@
 """Limits and numbers with their units, and the relations between them.
 
-A name ends in its unit; a limit ends in ``_MAX``. What an operator may tune is in ``settings.py``;
-these are fixed by formats, protocols and the guarantees.
+A name ends in its unit; a limit ends in ``_MAX``. They are fixed by formats, protocols and the
+guarantees; what may differ between clusters is in ``AuthoritySettings``
+(``services/authority/env.py``).
 """
 
 from __future__ import annotations
@@ -61,14 +62,13 @@ assert HEARTBEAT_MS * 2 < SILENCE_MS
 # Persistent handles and the resume gate (semantics 1.1, 1.3).
 HANDLE_TIMEOUT_DEFAULT_MS: Final = 60_000
 HANDLE_TIMEOUT_MS_MAX: Final = 300_000
-GATE_LOADING_MS_MAX: Final = 3_000
 GATE_WINDOW_MS: Final = 60_000
 RECONNECT_BACKOFF_MS: Final = 50
 RECONNECT_BACKOFF_MS_MAX: Final = 100
 WITNESS_RETRY_MS: Final = 60_000
 DEADLINE_DEFAULT_MS: Final = 60_000
 
-assert GATE_LOADING_MS_MAX < GATE_WINDOW_MS <= HANDLE_TIMEOUT_DEFAULT_MS
+assert GATE_WINDOW_MS <= HANDLE_TIMEOUT_DEFAULT_MS
 assert WRITE_BYTES_MAX % BLOCK_BYTES == 0
 assert READ_BYTES_MAX < MESSAGE_BYTES_MAX
 assert SEGMENT_FIRST_BYTES >= 2 * (WRITE_BYTES_MAX + 64 * KIB)
