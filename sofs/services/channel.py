@@ -177,7 +177,9 @@ class Channel:
     def serve(self, call: int, work: Coroutine[Any, Any, Message]) -> None:
         """Run ``work`` as a task of this channel and answer ``call`` with its result or
         SofsError."""
-        self._tasks.spawn(self._serve(call, work), f"serve-{call}")
+        task = self._tasks.spawn(self._serve(call, work), f"serve-{call}")
+        # A channel that ends at once cancels the task before it ever looked at ``work``.
+        task.add_done_callback(lambda _: work.close())
 
     async def _serve(self, call: int, work: Coroutine[Any, Any, Message]) -> None:
         try:

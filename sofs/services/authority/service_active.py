@@ -55,6 +55,7 @@ from sofs.services.authority.schema import SCHEMA_VERSION
 from sofs.services.authority.service_nodes import NodeLink, Nodes, check_commit
 from sofs.services.authority.space import SpaceReclaimer
 from sofs.services.authority.state import AuthorityState
+from sofs.services.authority.turns import Turns
 from sofs.services.channel import Channel, check_hello
 from sofs.services.tasks import Tasks
 
@@ -69,6 +70,7 @@ ENDED_CLIENT_KEEP_MS: Final = 600_000  # Far beyond any retry of a node's link.
 OPERATIONS_MAX: Final = 65_536  # In flight on one authority.
 
 Work = Coroutine[Any, Any, m.Message]
+Handler = Callable[[NodeLink, Any], Work]
 
 
 class ActiveAuthority:
@@ -106,8 +108,8 @@ class ActiveAuthority:
         self.resume = Resumption(env, self.state, self._tasks, self._release)
         self._channels: dict[Channel, NodeLink | None] = {}
         self._in_flight: dict[tuple[bytes, int], asyncio.Future[m.Message]] = {}
-        self._file_locks: dict[int, asyncio.Lock] = {}
-        self._turns: dict[int, asyncio.Lock] = {}  # Who may have a file's tokens recalled.
+        self._file_locks = Turns()
+        self._turns = Turns()  # Who may have a file's tokens recalled.
         self._unlocked: dict[int, list[asyncio.Future[None]]] = {}
         self._last_seen: dict[bytes, int] = {}  # Client -> monotonic ms of its last operation.
         self._handing_back: asyncio.Future[None] | None = None  # Resolved when it came to nothing.
@@ -227,22 +229,19 @@ class ActiveAuthority:
         run = self._handlers().get(type(body))
         if run is None:
             raise NotSupported(f"the volume service has no {type(body).__name__}")
-        channel.serve(envelope.call, self._counted(run(link, body)))
+        channel.serve(envelope.call, self._counted(run, link, body))
 
-    async def _counted(self, work: Work) -> m.Message:
+    async def _counted(self, run: Handler, link: NodeLink, body: m.Message) -> m.Message:
+        while self._handing_back is not None:
+            # Admitted operations finish; new ones wait until this life ends, or goes on.
+            await asyncio.shield(self._handing_back)
+        self._operations += 1
         try:
-            while self._handing_back is not None:
-                # Admitted operations finish; new ones wait until this life ends, or goes on.
-                await asyncio.shield(self._handing_back)
-            self._operations += 1
-            try:
-                return await work
-            finally:
-                self._operations -= 1
+            return await run(link, body)
         finally:
-            work.close()
+            self._operations -= 1
 
-    def _handlers(self) -> dict[type[m.Message], Callable[[NodeLink, Any], Work]]:
+    def _handlers(self) -> dict[type[m.Message], Handler]:
         return {
             m.Open: self._open,
             m.Close: self._close,
@@ -290,7 +289,7 @@ class ActiveAuthority:
         the start): else the node that has just given a token back asks for it again first, and who
         waited for it starves.
         """
-        turn = await self._take_turn(turn_of) if turn_of else None
+        turn = await self._turns.take(turn_of) if turn_of else None
         try:
             for _ in range(ROUNDS_MAX):
                 if reserved is not None:
@@ -305,7 +304,7 @@ class ActiveAuthority:
                     raise
                 except Blocked as blocked:
                     if turn is None and blocked.recall:
-                        turn = await self._take_turn(blocked.recall[0].ino)
+                        turn = await self._turns.take(blocked.recall[0].ino)
                     else:
                         await self.nodes.clear(blocked)
                     continue
@@ -313,15 +312,10 @@ class ActiveAuthority:
                 return reply
         finally:
             if turn is not None:
-                turn.release()
+                self._turns.give_back(turn)
         raise FileNotAvailable(
             f"others took the file back {ROUNDS_MAX} times in a row", retry_after_ms=20
         )
-
-    async def _take_turn(self, ino: int) -> asyncio.Lock:
-        turn = _lock_of(self._turns, ino)
-        await turn.acquire()
-        return turn
 
     async def _once(
         self, caller: m.Caller, rules: Callable[[], m.Message], reserved: int | None = None
@@ -600,7 +594,7 @@ class ActiveAuthority:
         deadline = self.env.clock.monotonic_ms() + body.wait_ms
         while True:
             try:
-                async with _lock_of(self._file_locks, ino):
+                async with self._file_locks.held(ino):
                     reply = await self._once(
                         body.caller, lambda: self.state.lock(body, link.incarnation)
                     )
@@ -618,7 +612,7 @@ class ActiveAuthority:
         """Other holders learn of it when they ask: a node that would refuse for a lock asks
         first."""
         ino = self._ino_of(body.handle)
-        async with _lock_of(self._file_locks, ino):
+        async with self._file_locks.held(ino):
             reply = await self._once(
                 body.caller, lambda: self.state.unlock(body, link.incarnation), 0
             )
@@ -673,6 +667,7 @@ class ActiveAuthority:
             now = self.env.clock.monotonic_ms()
             idle = self.state.clients_without_handles()
             idle_since = {client: idle_since.get(client, now) for client in idle}
+            self._last_seen = {c: at for c, at in self._last_seen.items() if c in idle_since}
             ended = dict.fromkeys(self.state.ended_clients())
             due = [
                 client
@@ -753,17 +748,6 @@ def _without_grant(reply: m.Message) -> m.Message:
 def _logged_bytes(commit: m.Commit) -> int:
     """About what a commit takes in the log: new runs, the older ones that they replace, windows."""
     return sum(3 * len(file.extents) + 512 * (1 + len(file.windows)) for file in commit.files)
-
-
-def _lock_of(locks: dict[int, asyncio.Lock], ino: int) -> asyncio.Lock:
-    """Return a file's lock out of a table that forgets those not in use."""
-    lock = locks.get(ino)
-    if lock is None:
-        if len(locks) > 10_000:
-            for idle in [i for i, known in locks.items() if not known.locked()]:
-                del locks[idle]
-        lock = locks[ino] = asyncio.Lock()
-    return lock
 
 
 async def _result(task: asyncio.Task[m.Message]) -> m.Message:

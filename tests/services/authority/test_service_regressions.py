@@ -11,6 +11,7 @@ import asyncio
 import dataclasses
 import gc
 import os
+import warnings
 from collections.abc import Awaitable, Coroutine, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -35,10 +36,12 @@ from sofs.ports.stream import Envelope
 from sofs.rpc import frames
 from sofs.rpc.options import METHODS
 from sofs.services.authority import follower as follower_module
+from sofs.services.authority import service_active
 from sofs.services.authority.env import node_role
 from sofs.services.authority.follower import Follower, checkpoint_info, take_checkpoint
 from sofs.services.authority.group_log import GROUP_ROOM_BYTES, RESERVE_BYTES
 from sofs.services.authority.service_active import ActiveAuthority
+from sofs.services.authority.turns import Turns
 from sofs.services.channel import Channel
 from sofs.sim import local_transport
 from sofs.sim.local_transport import LocalStream
@@ -676,3 +679,58 @@ def test_every_service_that_a_part_connects_to_exists_on_every_transport() -> No
     assert {"file", "volume", "resume_key", "witness", "cluster"} <= asked.keys()
     for known in (METHODS, local_transport.SERVICES):
         assert {name: where for name, where in asked.items() if name not in known} == {}
+
+
+async def test_a_request_whose_stream_ends_at_once_leaves_nothing_that_was_never_awaited(
+    tmp_path: Path,
+) -> None:
+    async with world(tmp_path) as w:
+        active, node = await alone(w)
+        [channel] = [channel for channel, link in active._channels.items() if link is not None]
+        with warnings.catch_warnings(record=True) as seen:
+            warnings.simplefilter("always")
+            request = Envelope(call=7, is_reply=False, body=m.AcquireToken(ino=1, mode=1))
+            active._on_node_message(channel, request)
+            await channel.close()  # Before the request's task took its first step.
+            for _ in range(20):
+                await asyncio.sleep(0)
+            gc.collect()
+        assert [str(one.message) for one in seen if "never awaited" in str(one.message)] == []
+        await node.die()
+
+
+async def test_clients_that_hold_files_are_not_remembered_by_their_last_operation(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(service_active, "FORGET_EVERY_MS", 5)
+    async with world(tmp_path) as w:
+        active, node = await alone(w)
+        await ends(node.call(open_request(1, "/f")))
+        await w.until("the client is forgotten there", lambda: not active._last_seen)
+        assert active.state.knows_client(CLIENT)
+        await node.die()
+
+
+async def test_whoever_waits_for_a_turn_keeps_it_in_the_table() -> None:
+    turns = Turns()
+    inside: list[int] = []
+
+    async def user(number: int) -> None:
+        async with turns.held(1):
+            inside.append(number)
+            assert len(inside) == 1, "one at a time"
+            await asyncio.sleep(0)
+            inside.remove(number)
+
+    first = await turns.take(1)
+    second = asyncio.create_task(user(2))
+    await asyncio.sleep(0)
+    turns.give_back(first)  # Free, until the second wakes: now a third asks.
+    assert len(turns) == 1
+    await asyncio.gather(second, user(3))
+    given_up = asyncio.create_task(turns.take(2))
+    held = await turns.take(2)
+    given_up.cancel()
+    await asyncio.wait([given_up])
+    turns.give_back(held)
+    assert len(turns) == 0
