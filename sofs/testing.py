@@ -119,7 +119,11 @@ class LocalCluster:
     # ------------------------------------------------------------------------------------------
 
     def __enter__(self) -> LocalCluster:
-        self.start()
+        try:
+            self.start()
+        except BaseException:
+            self.close()
+            raise
         return self
 
     def __exit__(

@@ -10,6 +10,7 @@ FUSE file systems cache absent names, and private overlays give each mount its o
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 import threading
@@ -135,6 +136,9 @@ def _clean(store: Store, folder: str) -> None:
     try:
         for key in store.list(folder):
             store.delete(key)
+        if isinstance(store, LocalAppendStore):
+            with contextlib.suppress(OSError):  # Of a store in memory, or somebody looks into it.
+                Path(store.root, folder).rmdir()
     except SofsError:
         return  # The probe's own error matters more; its names are under probes/ and harmless.
 

@@ -366,3 +366,10 @@ def test_the_probe_gives_the_switch_interval_back() -> None:
     before = sys.getswitchinterval()
     run_probe(MemorySlotStore("memory://probe-test"))
     assert sys.getswitchinterval() == before
+
+
+def test_a_probe_leaves_no_folder(tmp_path: Path) -> None:
+    store = LocalAppendStore(str(tmp_path))
+    run_probe(store)
+    probe_append(store)
+    assert list((tmp_path / "probes").iterdir()) == []
