@@ -21,6 +21,7 @@ from sofs.testing import LocalCluster
 
 RECOVER_S_MAX = 60.0
 CALM_S = 1.0
+FROZEN_S = 2.0  # After the client has gone on: longer than twice the recall limit.
 
 
 @dataclass
@@ -134,6 +135,8 @@ def _round(
         load.wait(10)
     finally:
         if fault == "freeze":
+            # Frozen in earnest: one that wakes within a second doubles its limit (ADR 0010).
+            time.sleep(FROZEN_S)
             cluster.thaw(victim)
     found.pauses_ms.append(load.longest_ms)
     found.parts.extend(share.facts().failovers[failovers:])

@@ -70,22 +70,46 @@ class AuthorityEnv:
 
 
 class Suspicion:
-    """Limits that double when the same role was claimed for silence lately, and shrink back (R14):
-    on a slow machine suspicion must not feed on the work that earlier suspicion caused."""
+    """Limits that double when the same role was accused by mistake lately, and shrink back (R14).
+
+    On a slow machine suspicion must not feed on the work that earlier suspicion caused, so an
+    accusation for silence doubles the limit of its role for a minute. But a role that stays silent
+    for twice the limit was accused rightly: it was frozen or cut off, no longer limit would have
+    spared anybody, and the next fault must be passed as quickly as the first (G6). Such an
+    accusation no longer counts. See ADR 0010.
+    """
 
     def __init__(self) -> None:
-        self._claims: dict[str, list[int]] = {}
+        self._mistakes: dict[str, list[int]] = {}
+        self._open: dict[str, tuple[int, int]] = {}  # Role: when accused, by which limit.
 
     def limit_ms(self, role: str, base_ms: int, now_ms: int) -> int:
-        """Return the limit for ``role``: ``base_ms`` doubled for each claim within the last
-        minute."""
-        recent = [at for at in self._claims.get(role, ()) if now_ms - at < SUSPICION_FORGET_MS]
+        """Return the limit for ``role``: ``base_ms`` doubled for each mistaken or still undecided
+        accusation within the last minute, at most SUSPICION_MS_MAX."""
+        self._settle(role, now_ms)
+        recent = [at for at in self._mistakes.get(role, ()) if now_ms - at < SUSPICION_FORGET_MS]
         if recent:
-            self._claims[role] = recent
+            self._mistakes[role] = recent
         else:
-            self._claims.pop(role, None)
-        return int(min(base_ms << min(len(recent), 8), max(SUSPICION_MS_MAX, base_ms)))
+            self._mistakes.pop(role, None)
+        doublings = min(len(recent) + (role in self._open), 8)
+        return int(min(base_ms << doublings, max(SUSPICION_MS_MAX, base_ms)))
 
-    def claimed(self, role: str, now_ms: int) -> None:
-        """Remember that ``role`` was claimed because a limit passed."""
-        self._claims.setdefault(role, []).append(now_ms)
+    def claimed(self, role: str, limit_ms: int, now_ms: int) -> None:
+        """``role`` is accused because it was silent for ``limit_ms``: undecided for that long
+        again."""
+        self._settle(role, now_ms)
+        if role in self._open:  # Accused anew before the first was decided: it was alive between.
+            self.returned(role, now_ms)
+        self._open[role] = (now_ms, limit_ms)
+
+    def returned(self, role: str, now_ms: int) -> None:
+        """``role`` was heard again: a mistake, if it was accused less than its limit ago."""
+        self._settle(role, now_ms)
+        if self._open.pop(role, None) is not None:
+            self._mistakes.setdefault(role, []).append(now_ms)
+
+    def _settle(self, role: str, now_ms: int) -> None:
+        accused = self._open.get(role)
+        if accused is not None and now_ms - accused[0] > accused[1]:
+            del self._open[role]

@@ -267,7 +267,10 @@ class AuthorityPart:
         if winner is not None:
             return None
         if silent:
-            env.suspicion.claimed(VOLUME_ROLE, env.clock.monotonic_ms())
+            # Whether the owner was only slow is not known here: every such claim counts.
+            now_ms = env.clock.monotonic_ms()
+            env.suspicion.claimed(VOLUME_ROLE, limit, now_ms)
+            env.suspicion.returned(VOLUME_ROLE, now_ms)
         return claim
 
     async def _take_over(self, claim: Claim, state: FollowerState) -> ActiveAuthority:

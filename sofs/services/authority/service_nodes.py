@@ -116,6 +116,8 @@ class Nodes:
         if older is not None and older.channel is not link.channel:
             older.channel.end(Unavailable("the node registered over another stream"))
         self._links[link.incarnation] = link
+        # Its process runs again: whoever accused it less than a limit ago was too hasty.
+        self._env.suspicion.returned(link.name, self._env.clock.monotonic_ms())
         waiter = self._registered.pop(link.incarnation, None)
         if waiter is not None and not waiter.done():
             waiter.set_result(None)
@@ -206,7 +208,8 @@ class Nodes:
         )
         if silent and incarnation not in self._seals:
             role = self._state.node_name(incarnation) or incarnation.hex()
-            env.suspicion.claimed(role, env.clock.monotonic_ms())
+            now_ms = env.clock.monotonic_ms()
+            env.suspicion.claimed(role, self.limit_ms(incarnation), now_ms)
         await self.seal(incarnation)
 
     # Sealing
