@@ -142,6 +142,10 @@ class SegmentReader(Protocol):
         """Ask the system to read ahead; never waits, never fails."""
         ...
 
+    def uncache(self) -> None:
+        """Let go of cached pages that are on the device; advice, never fails."""
+        ...
+
     def sync_and_drop(self) -> None:
         """fsync the file, then drop its cached pages, so that the next read comes from the device
         (R4)."""

@@ -26,7 +26,6 @@ from typing import Any, Final, Protocol, TypeVar
 from sofs.constants import (
     FRAME_MESSAGES_MAX,
     HEARTBEAT_MS,
-    MESSAGE_BYTES_MAX,
     PROTOCOL_VERSION,
 )
 from sofs.core.messages import Failure, Hello, HelloReply, Message, Ping, Pong
@@ -48,7 +47,9 @@ from sofs.services.tasks import Tasks
 
 QUEUED_BYTES_MAX: Final = 64 * 1024 * 1024  # Waiting to be written; beyond it the channel ends.
 CALLS_MAX: Final = 4096  # In flight one way; beyond it LimitExceeded.
-_FRAME_DATA_BYTES: Final = MESSAGE_BYTES_MAX - 64 * 1024
+# A frame takes no more messages once it holds this much: large ones travel one a frame, so that one
+# is copied while the one before it is being written.
+FRAME_BULK_BYTES: Final = 1024 * 1024
 _HEADER_BYTES_GUESS: Final = 256
 
 M = TypeVar("M", bound=Message)
@@ -197,6 +198,7 @@ class Channel:
                 self._wake = loop.create_future()
                 await self._wake
                 self._wake = None
+                await self._clock.sleep_ms(0)  # What others ask for in this turn goes along.
             batch, checked = self._take_frame()
             try:
                 if checked and self._check is not None:
@@ -237,7 +239,7 @@ class Channel:
         while self._queue and len(batch) < FRAME_MESSAGES_MAX:
             envelope, checked = self._queue[0]
             size = len(envelope.data) + _HEADER_BYTES_GUESS
-            if batch and n_bytes + size > _FRAME_DATA_BYTES:
+            if batch and n_bytes + size > FRAME_BULK_BYTES:
                 break
             self._queue.popleft()
             n_bytes += size

@@ -190,6 +190,10 @@ class LocalSegmentReader:
         with contextlib.suppress(OSError):  # Advice only.
             self._calls.advise(self._fd, offset, length, os.POSIX_FADV_WILLNEED)
 
+    def uncache(self) -> None:
+        with contextlib.suppress(OSError):  # Advice only.
+            self._calls.advise(self._fd, 0, 0, os.POSIX_FADV_DONTNEED)
+
     def sync_and_drop(self) -> None:
         try:
             self._calls.fsync(self._fd)
@@ -433,7 +437,11 @@ class LocalAppendStore:
             folders = [self._root]
             while folders:
                 folder = folders.pop()
-                for name, is_folder in self._calls.scan(folder):
+                try:
+                    entries = self._calls.scan(folder)
+                except FileNotFoundError:
+                    continue  # Another process's probe, which cleans up after itself.
+                for name, is_folder in entries:
                     path = f"{folder}/{name}"
                     if is_folder:
                         folders.append(path)

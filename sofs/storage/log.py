@@ -15,12 +15,20 @@ preparation differs. If SMALL_RUN small records in a row meet a reserved segment
 is prepared and the log rolls to it early; what the old one had reserved is given back. Either way
 a full disk is met while preparing, where it is harmless: ``room`` says DiskFull and the log lives
 on. An error of any other kind ends the log.
+
+Page cache. What is written in large records is mostly written once and read late, and each page of
+it is a page less for everybody else; on a virtual machine whose memory is handed out at first
+touch, a page that was never used before costs ten times the copy into it. So of the segments that
+were made for large records only the newest LARGE_CACHED_BYTES stay cached: older ones are let go,
+and their pages take the next ones.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
+from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Final
 
@@ -33,7 +41,7 @@ from sofs.core.record import (
     encode_segment_header,
     record_bytes,
 )
-from sofs.errors import DiskFull, Fenced, SofsError, StoreUnknown, invariant
+from sofs.errors import DiskFull, Fenced, SofsError, StoreFailed, StoreUnknown, invariant
 from sofs.ports.log import Claim
 from sofs.ports.runtime import Blocking
 from sofs.ports.store import AppendStore, Buffer, Guard, Segment
@@ -118,6 +126,8 @@ class AppendLog(BaseLog):
         self._prepare_at = options.first_bytes // 4
         self._large_bytes = 0  # In the current segment.
         self._small_run = 0
+        self._cached: deque[tuple[int, int]] = deque()  # (number, bytes) of large segments.
+        self._cached_bytes = 0
         self._background: dict[asyncio.Task[None], None] = {}
         self._syncs = 0
 
@@ -377,19 +387,42 @@ class AppendLog(BaseLog):
         )
 
     async def _finish(self, place: _Place) -> None:
-        """Close a segment whose ROLL is durable; give back what was only reserved."""
+        """Close a segment whose ROLL is durable; give back what was only reserved, and the cache of
+        older ones."""
         segment, place.segment = place.segment, None
         assert segment is not None
+        uncached = [] if place.zeroed else self._leave_cached(place)
 
         def finish() -> None:
             if not place.zeroed and place.capacity - place.at >= MIB:
                 segment.trim(place.at)
             segment.close()
+            for number in uncached:
+                self._uncache(number)
 
         try:
             await self._blocking.run("", finish)
         except SofsError as error:
             self._end(error)
+
+    def _leave_cached(self, place: _Place) -> list[int]:
+        """Count a finished large segment; returns the older ones that are cached no longer."""
+        self._cached.append((place.number, place.at))
+        self._cached_bytes += place.at
+        uncached: list[int] = []
+        while self._cached_bytes > self._options.large_cached_bytes:
+            number, n_bytes = self._cached.popleft()
+            self._cached_bytes -= n_bytes
+            uncached.append(number)
+        return uncached
+
+    def _uncache(self, number: int) -> None:
+        with contextlib.suppress(StoreFailed):  # It was deleted meanwhile.
+            reader = self._store.open_segment(
+                segment_key(self._claim.role, self._claim.epoch, number)
+            )
+            reader.uncache()
+            reader.close()
 
     async def check(self) -> None:
         """One ``stat`` on the loop: 1 to 2 microseconds, and nothing to wait for."""

@@ -34,6 +34,8 @@ from sofs.ports.store import Buffer
 
 BATCH_BYTES_MAX: Final = 8 * MIB  # One write, sync and check.
 QUEUE_BYTES_MAX: Final = 64 * MIB  # Appended and not yet durable: beyond it ``room`` waits.
+# Of finished segments that were made for large records this much stays in the page cache.
+LARGE_CACHED_BYTES: Final = 128 * MIB
 QUEUE_BYTES_HARD_MAX: Final = 256 * MIB  # Beyond it ``append`` refuses who did not ask for room.
 
 
@@ -45,6 +47,7 @@ class LogOptions:
     segment_bytes: int = SEGMENT_BYTES
     batch_bytes_max: int = BATCH_BYTES_MAX
     queue_bytes_max: int = QUEUE_BYTES_MAX
+    large_cached_bytes: int = LARGE_CACHED_BYTES
 
 
 class Batch:

@@ -351,6 +351,36 @@ def test_large_records_go_to_reserved_segments_and_small_ones_find_their_way_bac
     run(main())
 
 
+def test_of_segments_made_for_large_records_only_the_newest_stay_cached() -> None:
+    async def main() -> None:
+        disk, mib = ModelDisk(), 1 << 20
+        options = LogOptions(
+            first_bytes=mib, segment_bytes=2 * mib, large_cached_bytes=5 * mib // 2
+        )
+        node, log = await opened(disk, options)
+        dropped: list[str] = []
+        advise = node.calls.advise
+
+        def recording(fd: int, offset: int, length: int, advice: int) -> None:
+            if advice == os.POSIX_FADV_DONTNEED:
+                dropped.append(node.calls._path_of(fd)[-8:])
+            advise(fd, offset, length, advice)
+
+        node.calls.advise = recording  # type: ignore[method-assign]
+        places = []
+        for _ in range(40):
+            await log.room(300_000)
+            places.append(log.append(RecordKind.ENTRY, [b"x" * 300_000]))
+            await log.durable(places[-1].sequence)
+        await log.close()
+        segments = [f"{number:08d}" for number in dict.fromkeys(p.segment for p in places)]
+        assert dropped == sorted(dropped), "the oldest are let go first, each once"
+        assert len(dropped) == len(set(dropped)) >= 3
+        assert not set(dropped) & {segments[0], *segments[-2:]}, "zero-filled and newest ones stay"
+
+    run(main())
+
+
 def test_preparing_that_fails_otherwise_ends_the_log() -> None:
     async def main() -> None:
         node, log = await opened(ModelDisk())

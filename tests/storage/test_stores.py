@@ -213,6 +213,21 @@ def test_old_temporary_names_are_cleaned_and_fresh_ones_stay(tmp_path: Path) -> 
     assert store.list("") == ["folder/key"]
 
 
+def test_a_folder_that_vanishes_while_old_names_are_cleaned_is_passed_over(tmp_path: Path) -> None:
+    class Vanishing(OsCalls):
+        def scan(self, path: str) -> list[tuple[str, bool]]:
+            found = super().scan(path)
+            if (tmp_path / "probes").exists():  # Of another process, which ends just now.
+                (tmp_path / "probes").rmdir()
+            return found
+
+    store = LocalAppendStore(str(tmp_path), calls=Vanishing())
+    (tmp_path / "probes").mkdir()
+    (tmp_path / ".key.aa.tmp").write_bytes(b"half")
+    os.utime(tmp_path / ".key.aa.tmp", (1, 1))
+    assert store.clean_temporaries() == 1
+
+
 def test_a_create_whose_temporary_name_was_cleaned_fails_before_any_effect() -> None:
     calls, store = model()
     link = calls.link

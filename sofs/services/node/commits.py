@@ -41,7 +41,7 @@ from sofs.services.node.open_file import Handle, OpenFile
 from sofs.services.tasks import Tasks
 
 COMMIT_RECORDS: Final = 1024
-COMMIT_BYTES: Final = 8 * MIB
+COMMIT_BYTES: Final = 16 * MIB
 COMMIT_AGE_MS: Final = 400  # Leaves 600 ms to an authority that is taken over before writes wait.
 
 assert COMMIT_AGE_MS < UNSENT_AGE_MS_MAX
