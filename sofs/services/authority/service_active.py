@@ -96,7 +96,9 @@ class ActiveAuthority:
         self._writer = writer
         base = lineage.history[-1].last_sequence if lineage.history else 0
         self._base_sequence = base
-        self.feed = FollowerFeed(claim.epoch, base + 1, env.settings.backlog_bytes_max)
+        self.feed = FollowerFeed(
+            claim.epoch, base + 1, env.settings.backlog_bytes_max, env.clock, self._tasks
+        )
         self.group = GroupLog(
             database, writer, env.entries, SCHEMA_VERSION, self._tasks, self._logged
         )
