@@ -1,4 +1,4 @@
-"""Changes of byte-range locks: whole or not at all, in the order of asking, with what comes along."""
+"""Changes of byte-range locks: whole or not at all, in order of asking, with what comes along."""
 
 from __future__ import annotations
 
