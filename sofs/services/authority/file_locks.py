@@ -10,7 +10,9 @@ lock of the file already: the earlier one may be waiting for *him*. When locks a
 request leaves the queue, the queue is gone through once from its head, inside the file's turn, so
 that nobody comes in between.
 
-A request that left (its time is over, its node is gone) is out of the queue at once. A copy of a
+A request that left (its time is over, its node is gone) holds nobody up from that moment. One whose
+time is over keeps its place for KEEP_PLACE_MS: a client that waits for long asks in slices, and the
+next one takes the place of the last. A copy of a
 request that waits (its client failed over) waits as another one: whichever is granted first, the
 others get its stored answer.
 
@@ -42,6 +44,7 @@ from sofs.services.authority.state import AuthorityState
 from sofs.services.authority.turns import Turns
 from sofs.services.tasks import Tasks
 
+KEEP_PLACE_MS: Final = 1_000
 CHANGE_LOG_BYTES: Final = 512  # About what a change that also gives back takes in the log.
 
 
@@ -56,7 +59,7 @@ class Once(Protocol):
 class _Wish:
     """A request for locks: what it wants of which handle, and how it is tried."""
 
-    __slots__ = ("attempt", "drop", "future", "handle", "key", "wanted")
+    __slots__ = ("absent", "attempt", "drop", "future", "handle", "key", "wanted")
 
     def __init__(
         self, caller: Caller, handle: int, drop: Sequence[LockRange], wanted: Sequence[LockRange]
@@ -65,6 +68,7 @@ class _Wish:
         self.handle = handle
         self.drop = drop
         self.wanted = wanted
+        self.absent = False  # It left, and what stands in the queue is its place.
         self.future: asyncio.Future[Message] = asyncio.get_running_loop().create_future()
         self.future.add_done_callback(_retrieved)
         self.attempt: Callable[[], Awaitable[Message]]
@@ -90,7 +94,7 @@ class FileLocks:
 
     def waiting(self) -> int:
         """How many requests wait."""
-        return sum(len(queue) for queue in self._waiting.values())
+        return sum(not wish.absent for queue in self._waiting.values() for wish in queue)
 
     # Requests
     # ------------------------------------------------------------------------------------
@@ -178,6 +182,9 @@ class FileLocks:
             async with self._turns.held(ino):
                 # The last try is made from its place in the queue.
                 return wish.future.result() if wish.future.done() else await attempt()
+        except LockNotGranted:
+            self._keep_place(ino, wish)
+            raise
         finally:
             self._leave(ino, wish)
 
@@ -190,22 +197,41 @@ class FileLocks:
         for earlier in self._waiting.get(ino, ()):
             if earlier is wish:
                 return False
-            if earlier.handle != wish.handle and earlier.excludes(wish):
+            if earlier.absent or earlier.handle == wish.handle:
+                continue
+            if earlier.excludes(wish):
                 return not self._state.holds_locks(wish.handle)
         return False
 
     def _join(self, ino: int, wish: _Wish) -> None:
         queue = self._waiting.setdefault(ino, [])
+        for index, place in enumerate(queue):
+            if place.absent and (place.handle, place.wanted) == (wish.handle, wish.wanted):
+                queue[index] = wish
+                return
         if len(queue) >= LOCK_WAITERS_MAX:
             raise LimitExceeded(
                 f"{LOCK_WAITERS_MAX} requests wait for locks of file {ino}", retry_after_ms=50
             )
         queue.append(wish)
 
+    def _keep_place(self, ino: int, wish: _Wish) -> None:
+        """Its time is over: those behind it may go on, and it may come back."""
+        if wish in self._waiting.get(ino, ()):
+            wish.absent = True
+            self._tasks.spawn(self._forget_place(ino, wish), f"place in locks of {ino}")
+            self.given_back(ino)
+
+    async def _forget_place(self, ino: int, wish: _Wish) -> None:
+        await self._clock.sleep_ms(KEEP_PLACE_MS)
+        wish.absent = False
+        self._leave(ino, wish)
+
     def _leave(self, ino: int, wish: _Wish) -> None:
-        """Out of the queue, if it is not yet; those behind it may go on."""
+        """Out of the queue, unless it is not there or keeps its place; those behind it may go
+        on."""
         queue = self._waiting.get(ino)
-        if queue is None or wish not in queue:
+        if queue is None or wish.absent or wish not in queue:
             return
         queue.remove(wish)
         if queue:
@@ -235,8 +261,8 @@ class FileLocks:
         async with self._turns.held(ino):
             self._serving.pop(ino, None)
             for wish in list(self._waiting.get(ino, ())):
-                if wish not in self._waiting.get(ino, ()):
-                    continue  # It left while an earlier one was tried.
+                if wish.absent or wish not in self._waiting.get(ino, ()):
+                    continue  # It left, perhaps while an earlier one was tried.
                 if wish.key not in granted:
                     if self._held_up(ino, wish):
                         continue

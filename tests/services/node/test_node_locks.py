@@ -128,6 +128,20 @@ async def test_who_leaves_the_queue_holds_nobody_up(tmp_path: Path) -> None:
         assert waiting(w) == 0
 
 
+async def test_who_asks_again_in_time_has_his_old_place(tmp_path: Path) -> None:
+    async with world(tmp_path, "a") as w:
+        holder, slicing, late = await crowd(w, 3)
+        await change(holder, take=[ONE])
+        assert await refused(change(slicing, take=[ONE], wait_ms=1)) == "LOCK_NOT_GRANTED"
+        second = await ask(w, late, ONE)
+        first = await ask(w, slicing, ONE)
+        await change(holder, drop=[ONE])
+        await first
+        assert not second.done()
+        await change(slicing, drop=[ONE])
+        await second
+
+
 async def test_a_copy_of_a_request_that_waits_gets_the_answer_of_the_first(tmp_path: Path) -> None:
     async with world(tmp_path, "a") as w:
         holder, file = await crowd(w, 2)
