@@ -418,3 +418,26 @@ def test_temporary_files_never_reach_the_share(bank: Bank) -> None:
     connection.execute("SELECT id, pad FROM big ORDER BY pad, id DESC").fetchall()
     assert {name for _, name in client.log} <= {PATH, f"{PATH}-journal"}
     assert not [name for what, name in client.log if what == "write"]
+
+
+@pytest.mark.parametrize("mode", JOURNAL_MODES)
+def test_pages_far_apart_change_together_or_not_at_all(bank: Bank, mode: str) -> None:
+    client, connection = bank.client(mode, atomic=True)
+    client.die_at, survived = client.changes, False
+    try:
+        with connection:
+            connection.execute("UPDATE account SET cents = cents - 5 WHERE id = 1")
+            connection.execute(f"UPDATE account SET cents = cents + 5 WHERE id = {ROWS}")
+        survived = True
+    except apsw.Error:
+        pass
+    assert not survived
+    client.bury()
+    assert state(bank.client(mode)[1]) == BEFORE
+    client, connection = bank.client(mode, atomic=True)
+    client.log.clear()
+    with connection:
+        connection.execute("UPDATE account SET cents = cents - 5 WHERE id = 1")
+        connection.execute(f"UPDATE account SET cents = cents + 5 WHERE id = {ROWS}")
+    assert client.log == [("write", PATH)], "one atomic write is the whole transaction"
+    assert state(bank.client(mode)[1]) == BEFORE
