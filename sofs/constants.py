@@ -35,6 +35,9 @@ DIRECTORY_PAGE_ENTRIES_MAX: Final = 1024
 LOCK_RANGES_MAX: Final = 64  # In one lock or unlock request.
 LOCK_WAIT_MS_MAX: Final = 60_000  # Of one lock request; a client that wants longer asks again.
 
+LOCK_WAITERS_MAX: Final = 1024  # Requests that wait for locks of one file.
+WRITE_PARTS_MAX: Final = 256  # Ranges in one write of several.
+
 # Tables.
 CLIENTS_MAX: Final = 10_000  # A volume.
 CLIENT_RESULTS_MAX: Final = 1024  # Unacknowledged operations a client.

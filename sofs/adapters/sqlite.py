@@ -44,6 +44,7 @@ from sofs.adapters.sqlite_errors import TellsTheLog, code_for, told_to_sqlite
 from sofs.adapters.sqlite_files import (
     JOURNAL_MODES,
     DatabaseFile,
+    HeldJournal,
     JournalFile,
     ShareFile,
     WalFile,
@@ -67,6 +68,7 @@ PATIENCE_TRIES: Final = 40  # For a journal that another client is about to let 
 PATIENCE_PAUSE_S: Final = 0.025  # ... so a second in all; then SQLITE_BUSY.
 _READ_ONLY_ATTRIBUTE: Final = 1
 _WAL_SUFFIX: Final = "-wal"
+JOURNAL_SUFFIX: Final = "-journal"
 _SUPER_MARK: Final = "-mj"  # Every super-journal's name has it.
 _ON_SHARE: Final = (
     apsw.SQLITE_OPEN_MAIN_DB
@@ -89,12 +91,14 @@ class SofsVfs(TellsTheLog, apsw.VFS):
         *,
         app_instance: bytes = b"",
         handle_timeout_ms: int = 0,
+        atomic_commits: bool = True,
         make_default: bool = False,
     ) -> None:
         self.share = share
         self.vfs_name = name
         self._app_instance = app_instance
         self._handle_timeout_ms = handle_timeout_ms
+        self._atomic_commits = atomic_commits
         self._lock = threading.Lock()
         self._databases: dict[str, list[DatabaseFile]] = {}
         self._thread = threading.local()
@@ -110,7 +114,7 @@ class SofsVfs(TellsTheLog, apsw.VFS):
 
     def xOpen(  # type: ignore[override]  # Duck-typed files have no shared memory: WAL stays out.
         self, name: str | apsw.URIFilename | None, flags: list[int]
-    ) -> ShareFile | apsw.VFSFile:
+    ) -> ShareFile | HeldJournal | apsw.VFSFile:
         kind = flags[0]
         if name is None or not kind & _ON_SHARE:
             return apsw.VFSFile("", name, flags)
@@ -124,7 +128,7 @@ class SofsVfs(TellsTheLog, apsw.VFS):
         flags[1] = kind
         return made
 
-    def _open(self, path: str, kind: int) -> ShareFile:
+    def _open(self, path: str, kind: int) -> ShareFile | HeldJournal:
         if not kind & apsw.SQLITE_OPEN_READWRITE:
             file = self._open_file(path, "rb", ShareMode.ALL)
             return (
@@ -137,17 +141,28 @@ class SofsVfs(TellsTheLog, apsw.VFS):
             mode = "x+b" if kind & apsw.SQLITE_OPEN_EXCLUSIVE else "a+b"
         if kind & apsw.SQLITE_OPEN_MAIN_DB:
             return self._database(path, self._open_file(path, mode, ShareMode.ALL))
-        file = _patiently(lambda: self._open_file(path, mode, ShareMode.READ, deletable=True))
         if kind & apsw.SQLITE_OPEN_WAL:
+            file = self._open_exclusively(path, mode)
             return WalFile(path, file, self._writer_of(path.removesuffix(_WAL_SUFFIX)))
-        size = file.tell() if mode == "a+b" else file.stat().size  # "a" starts at the end.
         owner = None
         if kind & apsw.SQLITE_OPEN_MAIN_JOURNAL:
-            owner = self._writer_of(path.removesuffix("-journal"))
-        journal = JournalFile(path, file, owner, self, size)
-        if owner is not None:
-            owner.journal = journal
-        return journal
+            owner = self._writer_of(path.removesuffix(JOURNAL_SUFFIX))
+        if owner is None:
+            return self._journal(path, mode, None)
+        if self._atomic_commits and kind & apsw.SQLITE_OPEN_CREATE:
+            owner.journal = HeldJournal(path, owner, self, lambda: self._journal(path, mode, owner))
+        else:  # A hot one, to be rolled back, or as it was wished.
+            owner.journal = self._journal(path, mode, owner)
+        return owner.journal
+
+    def _open_exclusively(self, path: str, mode: str) -> File:
+        return _patiently(lambda: self._open_file(path, mode, ShareMode.READ, deletable=True))
+
+    def _journal(self, path: str, mode: str, owner: DatabaseFile | None) -> JournalFile:
+        """Open a journal on the share."""
+        file = self._open_exclusively(path, mode)
+        size = file.tell() if mode == "a+b" else file.stat().size  # "a" starts at the end.
+        return JournalFile(path, file, owner, self, size)
 
     def _open_file(
         self, path: str, mode: str, share: ShareMode, *, deletable: bool = False
@@ -186,27 +201,31 @@ class SofsVfs(TellsTheLog, apsw.VFS):
 
     # Journals between xClose and xDelete
 
-    def park(self, journal: JournalFile) -> None:
-        """Keep a closed journal's handle: SQLite may delete the file next, on this thread."""
+    def park(self, journal: JournalFile | HeldJournal) -> None:
+        """Keep a closed journal: SQLite may delete the file next, on this thread."""
         parked = self._parked()
         before = parked.pop(journal.path, None)
         parked[journal.path] = journal
         if before is not None:
-            before.file.close()
+            before.let_go()
 
     def settle_parked(self) -> None:
         """Close the parked journals of this thread: SQLite went on without deleting them."""
         parked = self._parked()
         while parked:
             _, journal = parked.popitem()
-            journal.file.close()
+            journal.let_go()
 
-    def _parked(self) -> dict[str, JournalFile]:
+    def _parked(self) -> dict[str, JournalFile | HeldJournal]:
         try:
-            parked: dict[str, JournalFile] = self._thread.parked
+            parked: dict[str, JournalFile | HeldJournal] = self._thread.parked
         except AttributeError:
             parked = self._thread.parked = {}
         return parked
+
+    def entered(self, database: DatabaseFile) -> None:
+        """This thread's connection took SHARED: it asks for a hot journal next."""
+        self._thread.entered = database
 
     # Names
 
@@ -231,6 +250,8 @@ class SofsVfs(TellsTheLog, apsw.VFS):
         """An empty file does not exist, as everywhere in SQLite: TRUNCATE leaves such journals."""
         if name.endswith(_WAL_SUFFIX) and not self._may_have_wal(name.removesuffix(_WAL_SUFFIX)):
             return False
+        if flags == apsw.SQLITE_ACCESS_EXISTS and self._came_without(name):
+            return False
         with told_to_sqlite(apsw.SQLITE_IOERR_ACCESS):
             try:
                 if self._app_instance and _SUPER_MARK in name:
@@ -243,6 +264,14 @@ class SofsVfs(TellsTheLog, apsw.VFS):
         if flags == apsw.SQLITE_ACCESS_READWRITE:
             return not info.attributes & _READ_ONLY_ATTRIBUTE
         return info.is_directory or info.size > 0
+
+    def _came_without(self, name: str) -> bool:
+        """Was there no such journal when this thread's connection took SHARED, just now?"""
+        database: DatabaseFile | None = getattr(self._thread, "entered", None)
+        if database is None or name != database.path + JOURNAL_SUFFIX or not database.no_journal:
+            return False
+        database.no_journal = False
+        return True
 
     def _may_have_wal(self, path: str) -> bool:
         """A WAL counts only if the database's header says so; asking for it at every transaction
@@ -281,12 +310,14 @@ def register(
     *,
     app_instance: bytes | str = b"",
     handle_timeout_ms: int = 0,
+    atomic_commits: bool = True,
     make_default: bool = False,
 ) -> SofsVfs:
     """Make ``apsw.Connection(path, vfs=name)`` open databases of ``share``.
 
     ``app_instance``: 16 bytes, or any text that names this application instance (see the module).
     ``handle_timeout_ms``: how long the locks of a dead client last (0: the server's default).
+    ``atomic_commits``: False writes every transaction's journal to the share.
     ``result.unregister()`` ends it. InvalidParameter: the name is taken.
     """
     instance = instance_id(app_instance)
@@ -298,6 +329,7 @@ def register(
             name,
             app_instance=instance,
             handle_timeout_ms=handle_timeout_ms,
+            atomic_commits=atomic_commits,
             make_default=make_default,
         )
         return _registry[name]

@@ -13,26 +13,38 @@ The layout is that of SQLite on Windows and Unix, so a client that reaches the s
 mount that maps advisory locks agrees with this one. Locks of a share are mandatory, but SQLite
 never stores data on the page of the lock bytes, so they exclude nobody's reads and writes.
 
-Why a probe may be a read. A read inside another handle's exclusive range is refused. A one-byte
-read at PENDING therefore says whether a writer waits, and at RESERVED whether there is one, without
-taking a lock that a second prober or the writer itself would trip over, and without a round trip to
-the volume's authority. PENDING is there to keep readers from starving a writer; mutual exclusion
-rests on SHARED against EXCLUSIVE alone, so a reader that slips in between probe and lock is
-harmless: the writer finds its lock and asks again.
+Each transition is one change of locks, which the authority makes whole or not at all:
 
-From SHARED to EXCLUSIVE. A handle's own shared lock stands in the way of its exclusive one, so it
-is given back in between. PENDING is held by then: nobody else can be on the same way (a hot journal
-would otherwise be rolled back under a live writer), and if readers remain the shared lock is taken
-again, which nobody can prevent. On the way down the shared lock is stacked on the exclusive one
-first, so there is no gap.
+- NONE to SHARED: take the 510 bytes shared, if PENDING is free. A writer that waits for readers to
+  leave is not starved by new ones.
+- SHARED to RESERVED: take it.
+- to EXCLUSIVE: give the own shared lock back and take the 510 bytes exclusively. While readers
+  remain nothing changes; then PENDING is taken alone, so that no new ones come, and the rest is
+  tried again. Without readers PENDING is never needed: nobody can come between.
+- EXCLUSIVE to SHARED: the same backwards, RESERVED and PENDING go along.
+- to NONE: everything goes.
+
+What stock SQLite does in several steps with a lock held in between needs none here; two writers, or
+two that found a hot journal, exclude each other by the 510 bytes alone.
 
 Who is refused raises LockNotGranted, and SQLite's busy handler decides. That is SQLite's way out of
 deadlocks: of two readers that both want to write one is refused RESERVED and must give up its
-SHARED. Nobody ever waits while holding SHARED. But asking again and again is dear here: each try is
-several round trips, and its reads call the file's token away from the node of the writer who is to
-be waited for. So there are three short waits (COURTESY_MS at most, inside the authority's queue of
-locks): to enter while a writer is PENDING; to enter again after RESERVED was refused, until the
-writer is gone; and, with PENDING held, for the last readers to leave.
+SHARED. But asking again and again is dear here: each try is a round trip, and its reads call the
+file's token away from the node of the writer who is to be waited for. So there are two short waits
+(COURTESY_MS at most, in the authority's queue of the file): to enter, while a writer is PENDING or
+EXCLUSIVE, or, after RESERVED was refused, until the other writer is gone; and, with PENDING held,
+for the last readers to leave. In the first nothing is held; in the second SHARED is, but whoever
+waits for that waits for PENDING first.
+
+Why the probe for a writer may be a read. A read inside another handle's exclusive range is refused:
+one byte at RESERVED says whether there is a writer, without taking a lock that a second prober or
+the writer itself would trip over.
+
+What comes along. The change that enters brings the file's size and first bytes, and whether there
+is a journal (``view``). While SHARED is held nobody else writes the database: a writer needs
+EXCLUSIVE, which this lock keeps from him. So size and bytes stay true until the lock goes or this
+connection writes. A journal that another writer begins meanwhile is not hot, because he cannot have
+touched the database.
 
 What may fail. An operation whose outcome stays unknown (the deadline passed) leaves the ladder
 ``broken``: every later use raises until the file is closed, which ends the handle and its locks.
@@ -43,6 +55,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final, Protocol
 
+from sofs.client.file import LockedView
 from sofs.core.messages import LockRange
 from sofs.errors import FileLockConflict, LockNotGranted, SofsError, StoreUnknown
 
@@ -58,6 +71,7 @@ SHARED_FIRST: Final = PENDING_BYTE + 2
 SHARED_BYTES: Final = 510
 
 COURTESY_MS: Final = 150
+FIRST_BYTES: Final = 4096  # Brought along when SHARED is taken: SQLite looks at them first.
 
 _PENDING: Final = LockRange(PENDING_BYTE, 1, True)
 _NO_WRITER_PENDING: Final = LockRange(PENDING_BYTE, 1, False)
@@ -72,23 +86,31 @@ class Lockable(Protocol):
 
     def pread(self, size: int, offset: int) -> bytes: ...
 
-    def lock_ranges(
-        self, ranges: Sequence[LockRange], *, wait: bool = True, wait_ms: int | None = None
-    ) -> None: ...
-
-    def unlock_ranges(self, ranges: Sequence[LockRange]) -> None: ...
+    def change_locks(
+        self,
+        *,
+        drop: Sequence[LockRange] = (),
+        test: Sequence[LockRange] = (),
+        take: Sequence[LockRange] = (),
+        wait_ms: int = 0,
+        read: tuple[int, int] = (0, 0),
+        beside: str = "",
+    ) -> LockedView: ...
 
 
 class LockLadder:
-    """The lock state of one connection's database file."""
+    """The lock state of one connection's database file. ``journal``: its path, looked at when
+    SHARED is taken."""
 
-    def __init__(self, file: Lockable) -> None:
+    def __init__(self, file: Lockable, journal: str = "") -> None:
         self._file = file
+        self._journal = journal
         self._readers: LockRange | None = None  # Which of the two locks on the 510 bytes is held.
         self._reserved = False
         self._pending = False
         self._was_refused = False  # RESERVED, at the last try.
-        self.broken: SofsError | None = None
+        self.view: LockedView | None = None  # What came along with SHARED, while it is held.
+        self.broken: BaseException | None = None
 
     @property
     def level(self) -> int:
@@ -115,36 +137,31 @@ class LockLadder:
             self._enter()
         if wanted >= RESERVED and wanted < PENDING and not self._reserved:
             self._reserve()
-        if wanted >= PENDING:
-            if not self._pending:
-                self._lock(_PENDING)
-                self._pending = True
-            if wanted == EXCLUSIVE:
-                self._exclude_readers()
+        if wanted == EXCLUSIVE:
+            self._exclude_readers()
 
     def descend(self, wanted: int) -> None:
         """Drop to ``wanted`` (SHARED or NONE)."""
         self.check()
+        readers = self._readers
         if wanted >= self.level and not self.may_write:
             return
-        gone: list[LockRange] = []
-        readers = self._readers
-        if wanted == NONE:
-            if readers is not None:
-                gone.append(readers)
-            readers = None
-        elif readers is _ALL_READERS:
-            self._lock(_READERS)
-            gone.append(_ALL_READERS)
-            readers = _READERS
-        if self._reserved:
-            gone.append(_RESERVED)
+        drop = [_RESERVED] if self._reserved else []
         if self._pending:
-            gone.append(_PENDING)
-        if gone:
-            self._unlock(gone)
+            drop.append(_PENDING)
+        take: list[LockRange] = []
+        if readers is not None and (wanted == NONE or readers is _ALL_READERS):
+            drop.append(readers)
+            readers = None
+            if wanted == SHARED:
+                take.append(_READERS)
+                readers = _READERS
+        if drop:
+            self._change(drop=drop, take=take, descends=True)
         self._readers = readers
         self._reserved = self._pending = False
+        if readers is None:
+            self.view = None
 
     def is_reserved(self) -> bool:
         """Whether any connection holds RESERVED, PENDING or EXCLUSIVE as a writer."""
@@ -160,39 +177,36 @@ class LockLadder:
             ) from self.broken
 
     def _enter(self) -> None:
+        test = [_NO_WRITER_PENDING]
         if self._was_refused:
             self._was_refused = False
-            self._lock(_NO_WRITER, wait_ms=COURTESY_MS)
-            self._unlock([_NO_WRITER])
-        if self._is_held(PENDING_BYTE):
-            self._lock(_NO_WRITER_PENDING, _READERS, wait_ms=COURTESY_MS)
-            self._readers = _READERS
-            self._unlock([_NO_WRITER_PENDING])
-        else:
-            self._lock(_READERS)
-            self._readers = _READERS
+            test.append(_NO_WRITER)
+        self.view = self._change(
+            test=test,
+            take=[_READERS],
+            wait_ms=COURTESY_MS,
+            read=(FIRST_BYTES, 0),
+            beside=self._journal,
+        )
+        self._readers = _READERS
 
     def _reserve(self) -> None:
         try:
-            self._lock(_RESERVED)
+            self._change(take=[_RESERVED])
         except LockNotGranted:
             self._was_refused = True
             raise
         self._reserved = True
 
     def _exclude_readers(self) -> None:
-        self._unlock([_READERS])
-        self._readers = None
-        try:
-            self._lock(_ALL_READERS, wait_ms=COURTESY_MS)
-        except LockNotGranted:
+        if not self._pending:
             try:
-                self._lock(_READERS)
-            except SofsError as error:
-                self.broken = error  # PENDING without SHARED is no state that SQLite knows.
-                raise
-            self._readers = _READERS
-            raise
+                self._change(drop=[_READERS], take=[_ALL_READERS])
+            except LockNotGranted:
+                self._change(take=[_PENDING])
+                self._pending = True
+        if self._readers is _READERS and self._pending:
+            self._change(drop=[_READERS], take=[_ALL_READERS], wait_ms=COURTESY_MS)
         self._readers = _ALL_READERS
 
     def _is_held(self, byte: int) -> bool:
@@ -202,20 +216,23 @@ class LockLadder:
             return True
         return False
 
-    def _lock(self, *wanted: LockRange, wait_ms: int = 0) -> None:
+    def _change(
+        self,
+        *,
+        drop: Sequence[LockRange] = (),
+        test: Sequence[LockRange] = (),
+        take: Sequence[LockRange] = (),
+        wait_ms: int = 0,
+        read: tuple[int, int] = (0, 0),
+        beside: str = "",
+        descends: bool = False,
+    ) -> LockedView:
         try:
-            if wait_ms:
-                self._file.lock_ranges(wanted, wait_ms=wait_ms)
-            else:
-                self._file.lock_ranges(wanted, wait=False)
-        except SofsError as error:
-            if not error.definite:
+            return self._file.change_locks(
+                drop=drop, test=test, take=take, wait_ms=wait_ms, read=read, beside=beside
+            )
+        except BaseException as error:
+            definite = isinstance(error, SofsError) and error.definite
+            if not definite or descends:  # A lock that stays would block others.
                 self.broken = error
-            raise
-
-    def _unlock(self, ranges: Sequence[LockRange]) -> None:
-        try:
-            self._file.unlock_ranges(ranges)
-        except SofsError as error:
-            self.broken = error  # Even a definite refusal: a lock that stays would block others.
             raise

@@ -22,7 +22,7 @@ from collections.abc import (
 )
 from contextlib import aclosing
 from types import TracebackType
-from typing import Any
+from typing import Any, NamedTuple
 
 from sofs.client import limits
 from sofs.client.modes import Mode, check_range, own_bytes
@@ -35,16 +35,22 @@ from sofs.client.operation import (
 )
 from sofs.client.session import ClientCore
 from sofs.constants import (
+    BLOCK_BYTES,
     FILE_BYTES_MAX,
     LOCK_RANGES_MAX,
+    WRITE_BYTES_MAX,
+    WRITE_PARTS_MAX,
 )
 from sofs.core.messages import (
+    ChangeLocks,
     Close,
+    DataRange,
     Done,
     FileInfo,
     InfoReply,
     Lock,
     LockRange,
+    LocksChanged,
     Message,
     Read,
     ReadReply,
@@ -53,6 +59,7 @@ from sofs.core.messages import (
     Truncate,
     Unlock,
     Write,
+    WriteParts,
     WriteReply,
 )
 from sofs.errors import (
@@ -66,6 +73,16 @@ from sofs.ports.store import Buffer
 from sofs.ports.stream import Envelope
 
 Piece = tuple[Operation, asyncio.Future[Envelope]]
+
+
+class LockedView(NamedTuple):
+    """What came along with a change of locks, of a moment at which they were held. ``size`` is None
+    when the node would have had to ask: then ``data`` is empty, too. ``nothing_beside``: the other
+    file surely did not exist, or was empty."""
+
+    size: int | None
+    data: bytes
+    nothing_beside: bool
 
 
 class AsyncFile:
@@ -137,6 +154,28 @@ class AsyncFile:
             waiter,
             EVERYWHERE if append else (offset, offset + n_bytes),
             n_bytes,
+        )
+
+    def parts_operation(
+        self, parts: Sequence[tuple[int, bytes]], deadline_ms: int, waiter: Waiter
+    ) -> Operation:
+        """One atomic write of several ranges."""
+        check_parts(parts)
+        handle = self.remote
+        ranges = [DataRange(offset, len(data)) for offset, data in parts]
+        data = b"".join([piece for _, piece in parts])
+        last = ranges[-1]
+        return Operation(
+            self._flight,
+            WriteParts(handle=handle.handle, parts=ranges),
+            data,
+            WriteReply,
+            Kind.DATA,
+            handle,
+            deadline_ms,
+            waiter,
+            (ranges[0].offset, last.offset + last.length),
+            len(data),
         )
 
     def read_operation(self, size: int, offset: int, deadline_ms: int, waiter: Waiter) -> Operation:
@@ -241,6 +280,17 @@ class AsyncFile:
             self._flight.forget(op)
             raise
         return n_bytes
+
+    async def pwrite_parts(
+        self, parts: Sequence[tuple[int, bytes]], *, deadline_ms: int | None = None
+    ) -> int:
+        """Write several ranges, ``(offset, bytes)`` each, durably and atomically: after any crash
+        all of them are there, or none. Whole blocks of 4 KiB in ascending order, up to
+        WRITE_PARTS_MAX ranges and 1 MiB in all; InvalidParameter otherwise. Returns the bytes."""
+        self.check(writes=True)
+        limit = self.core.deadline(deadline_ms)
+        await self._one(lambda future: self.parts_operation(parts, limit, future))
+        return sum(len(data) for _, data in parts)
 
     async def append(self, data: Buffer, *, deadline_ms: int | None = None) -> int:
         """Write all of ``data`` at the end of the file, durably and atomically up to 1 MiB (beyond,
@@ -481,6 +531,46 @@ class AsyncFile:
         body = Unlock(caller=self._flight.caller(), handle=self.remote.handle, ranges=list(ranges))
         await self._call(body, Done, Kind.METADATA, deadline_ms, span=_hull(ranges))
 
+    async def change_locks(
+        self,
+        *,
+        drop: Sequence[LockRange] = (),
+        test: Sequence[LockRange] = (),
+        take: Sequence[LockRange] = (),
+        wait_ms: int = 0,
+        read: tuple[int, int] = (0, 0),
+        beside: str = "",
+    ) -> LockedView:
+        """Unlock ``drop``, find ``test`` free (without keeping it) and lock ``take``, in one step:
+        LockNotGranted (when ``wait_ms`` passed) and RangeNotLocked leave everything as it was.
+        Earlier writes land first. ``read``: (length, offset) of bytes to bring along; ``beside``:
+        the path of a file to look at, too."""
+        self.check()
+        ranges = [*drop, *test, *take]
+        if not 0 < len(ranges) <= LOCK_RANGES_MAX:
+            raise InvalidParameter(f"change 1 to {LOCK_RANGES_MAX} ranges at once")
+        for each in ranges:
+            check_range(each.offset, each.length, "lock")
+        body = ChangeLocks(
+            caller=self._flight.caller(),
+            handle=self.remote.handle,
+            drop=list(drop),
+            test=list(test),
+            take=list(take),
+            wait_ms=wait_ms,
+            read_offset=read[1],
+            read_length=read[0],
+            beside=beside,
+        )
+        limit_ms = wait_ms + self.core.deadline_ms
+        span = _hull(ranges) if not drop else EVERYWHERE
+        envelope = await self._call(body, LocksChanged, Kind.METADATA, limit_ms, span=span)
+        reply = envelope.body
+        assert isinstance(reply, LocksChanged)
+        if not reply.known:
+            return LockedView(None, b"", reply.nothing_beside)
+        return LockedView(reply.size, bytes(envelope.data), reply.nothing_beside)
+
     async def close(self, *, deadline_ms: int | None = None) -> None:
         """Wait for the handle's writes and give it back. Again is harmless. Raises HandleLost if it
         is gone and no earlier call said so. After DeadlineExceeded or OutcomeUnknown the close goes
@@ -532,6 +622,23 @@ class AsyncFile:
             deadline_ms=self.core.deadline(limit_ms),
             span=span,
         )
+
+
+def check_parts(parts: Sequence[tuple[int, bytes]]) -> None:
+    """Raise InvalidParameter for what cannot be one atomic write."""
+    if not 0 < len(parts) <= WRITE_PARTS_MAX:
+        raise InvalidParameter(f"{len(parts)} ranges; write 1 to {WRITE_PARTS_MAX} at once")
+    end = n_bytes = 0
+    for offset, data in parts:
+        if offset < end or offset % BLOCK_BYTES or not data or len(data) % BLOCK_BYTES:
+            raise InvalidParameter(
+                f"range at {offset} of {len(data)} bytes: ranges of one write are whole blocks of "
+                f"{BLOCK_BYTES} bytes, in ascending order"
+            )
+        end = offset + len(data)
+        n_bytes += len(data)
+    if n_bytes > WRITE_BYTES_MAX or end > FILE_BYTES_MAX:
+        raise InvalidParameter(f"one write has at most {WRITE_BYTES_MAX} bytes; split it")
 
 
 def offset_of(envelope: Envelope) -> int:

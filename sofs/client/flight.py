@@ -47,6 +47,7 @@ from sofs.core.messages import (
     Abandon,
     AbandonReply,
     Caller,
+    ChangeLocks,
     Close,
     Done,
     EndClient,
@@ -710,7 +711,7 @@ class Flight:
         """An open or lock that took effect for nobody: ask for its stored answer, then take it
         back. Without an answer it lasts until the client ends, which is no harm to what was
         promised."""
-        if isinstance(op.body, Open | Lock):
+        if isinstance(op.body, Open | Lock | ChangeLocks):
             try:
                 envelope = await self.call(
                     op.body,
@@ -735,9 +736,11 @@ class Flight:
                 span=EVERYWHERE,
                 urgent=True,
             )
-        elif isinstance(op.body, Lock):
+        elif isinstance(op.body, Lock | ChangeLocks):
+            body = op.body
+            ranges = body.ranges if isinstance(body, Lock) else body.take
             await self.call(
-                Unlock(caller=self.caller(), handle=op.body.handle, ranges=op.body.ranges),
+                Unlock(caller=self.caller(), handle=body.handle, ranges=ranges),
                 Done,
                 Kind.METADATA,
                 handle=op.handle,

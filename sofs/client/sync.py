@@ -26,7 +26,7 @@ from sofs.client import aio, limits
 from sofs.client.background import LoopThread, ThreadWaiter, loop_thread
 from sofs.client.dialing import Resolver
 from sofs.client.facts import ClusterFacts, FailoverRecord
-from sofs.client.file import AsyncFile, offset_of
+from sofs.client.file import AsyncFile, LockedView, offset_of
 from sofs.client.modes import PathLike, check_range, own_bytes
 from sofs.client.operation import Settled
 from sofs.client.trees import WalkStep
@@ -112,6 +112,16 @@ class File(io.RawIOBase):
         elif n_bytes:
             self._loop.run(file.pwrite(owned, offset, deadline_ms=deadline_ms))
         return n_bytes
+
+    def pwrite_parts(
+        self, parts: Sequence[tuple[int, bytes]], *, deadline_ms: int | None = None
+    ) -> int:
+        """Write several ranges in one atomic step; see ``AsyncFile.pwrite_parts``."""
+        self._file.check(writes=True)
+        waiter = ThreadWaiter()
+        op = self._file.parts_operation(parts, self._core.deadline(deadline_ms), waiter)
+        self._loop.perform(self._flight, op, waiter)
+        return op.n_bytes
 
     def append(self, data: Buffer, *, deadline_ms: int | None = None) -> int:
         """Write all of ``data`` at the end of the file, durably and atomically up to 1 MiB; return
@@ -268,6 +278,23 @@ class File(io.RawIOBase):
     def unlock_ranges(self, ranges: Sequence[LockRange], *, deadline_ms: int | None = None) -> None:
         """Unlock exactly these locked ranges, all or (RangeNotLocked) none."""
         self._loop.run(self._file.unlock_ranges(ranges, deadline_ms=deadline_ms))
+
+    def change_locks(
+        self,
+        *,
+        drop: Sequence[LockRange] = (),
+        test: Sequence[LockRange] = (),
+        take: Sequence[LockRange] = (),
+        wait_ms: int = 0,
+        read: tuple[int, int] = (0, 0),
+        beside: str = "",
+    ) -> LockedView:
+        """Unlock, test and lock in one step; see ``AsyncFile.change_locks``."""
+        return self._loop.run(
+            self._file.change_locks(
+                drop=drop, test=test, take=take, wait_ms=wait_ms, read=read, beside=beside
+            )
+        )
 
     def stat(self, *, deadline_ms: int | None = None) -> FileInfo:
         return self._loop.run(self._file.stat(deadline_ms=deadline_ms))

@@ -31,6 +31,13 @@ def ranges_overlap(offset: int, length: int, other_offset: int, other_length: in
     return offset < other_offset + other_length and other_offset < offset + length
 
 
+def exclude_each_other(one: LockRange, other: LockRange) -> bool:
+    """Could two handles not hold these at the same time?"""
+    return (one.exclusive or other.exclusive) and ranges_overlap(
+        one.offset, one.length, other.offset, other.length
+    )
+
+
 def check_ranges(ranges: Sequence[LockRange]) -> None:
     """Raise InvalidParameter unless there are 1 to LOCK_RANGES_MAX ranges, each inside 2**64."""
     if not 0 < len(ranges) <= LOCK_RANGES_MAX:

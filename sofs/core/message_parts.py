@@ -107,6 +107,12 @@ class LockRange:
 
 
 @dataclass(slots=True)
+class DataRange:
+    offset: int = 0
+    length: int = 0
+
+
+@dataclass(slots=True)
 class AppendResult:
     """Where the append with ``op_sequence`` landed."""
 

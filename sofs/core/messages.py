@@ -22,12 +22,13 @@ from typing import TypeVar
 # fmt: off
 from sofs.core.message_parts import (  # isort: skip
     Access as Access, AppendResult as AppendResult, BoundHandle as BoundHandle, Caller as Caller,
-    CheckpointInfo as CheckpointInfo, Commit as Commit, CreateAction as CreateAction, DirectoryEntry
-    as DirectoryEntry, Disposition as Disposition, FileCommit as FileCommit, FileInfo as FileInfo,
-    Grant as Grant, HeldLock as HeldLock, Interface as Interface, LockRange as LockRange, LogEntry
-    as LogEntry, LogInfo as LogInfo, OpenOptions as OpenOptions, PartStatus as PartStatus,
-    ReclaimItem as ReclaimItem, ReclaimResult as ReclaimResult, Share as Share, Signed as Signed,
-    TokenMode as TokenMode, Window as Window,
+    CheckpointInfo as CheckpointInfo, Commit as Commit, CreateAction as CreateAction,
+    DataRange as DataRange, DirectoryEntry as DirectoryEntry, Disposition as Disposition,
+    FileCommit as FileCommit, FileInfo as FileInfo, Grant as Grant, HeldLock as HeldLock,
+    Interface as Interface, LockRange as LockRange, LogEntry as LogEntry, LogInfo as LogInfo,
+    OpenOptions as OpenOptions, PartStatus as PartStatus, ReclaimItem as ReclaimItem,
+    ReclaimResult as ReclaimResult, Share as Share, Signed as Signed, TokenMode as TokenMode,
+    Window as Window,
 )
 # fmt: on
 
@@ -444,6 +445,50 @@ class HandleClosed(Message):
 
     handle: int = 0
     code: str = ""
+
+
+@message(61)
+@dataclass(slots=True)
+class ChangeLocks(Message):
+    """-> LocksChanged, with data. In one transaction, all or nothing: ``drop`` is unlocked,
+    ``test`` is found free for this handle (and not kept), ``take`` is locked. Waits for the
+    handle's earlier writes. ``wait_ms`` as in Lock. The reply brings up to ``read_length`` bytes at
+    ``read_offset``, and says whether the file ``beside`` is empty, if that needs no asking."""
+
+    caller: Caller = field(default_factory=Caller)
+    handle: int = 0
+    generation: int = 0
+    drop: list[LockRange] = field(default_factory=list)
+    test: list[LockRange] = field(default_factory=list)
+    take: list[LockRange] = field(default_factory=list)
+    wait_ms: int = 0
+    read_offset: int = 0
+    read_length: int = 0
+    beside: str = ""
+
+
+@message(62)
+@dataclass(slots=True)
+class LocksChanged(Message):
+    """``known``: ``size`` and the data are the file's of a moment at which the locks were held.
+    ``nothing_beside``: at such a moment the file ``beside`` did not exist, or was empty."""
+
+    known: bool = False
+    size: int = 0
+    nothing_beside: bool = False
+
+
+@message(63)
+@dataclass(slots=True)
+class WriteParts(Message):
+    """-> WriteReply. As Write, for several ranges at once, atomically; data is theirs, one after
+    the other. Whole blocks, in ascending order, none twice."""
+
+    handle: int = 0
+    generation: int = 0
+    op_sequence: int = 0
+    acked_below: int = 0
+    parts: list[DataRange] = field(default_factory=list)
 
 
 # Volume service: node <-> authority

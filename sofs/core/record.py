@@ -22,7 +22,7 @@ returns None for "not a whole record of this log here".
 from __future__ import annotations
 
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import Final
@@ -41,6 +41,7 @@ _FIXED_BYTES: Final = _FIXED.size
 _SUM_AT: Final = _FIXED_BYTES - 8
 _SEGMENT: Final = struct.Struct("<8sHHI16s16sQQQ")
 _DATA: Final = struct.Struct("<QQIIQQQQQqBB6x")
+_PART: Final = struct.Struct("<QI")
 _SEED: Final = struct.Struct("<IQ")
 _NO_SUM: Final = bytes(8)
 SEGMENT_HEADER_BYTES: Final = 128
@@ -72,6 +73,7 @@ class DataOp(IntEnum):
     WRITE = 1
     APPEND = 2
     ABANDON = 3  # Length 0: the op sequence is settled as never to be executed.
+    PARTS = 4  # A write of several ranges of whole blocks: the extension goes on with them.
 
 
 FLAG_DETACHED: Final = 1
@@ -85,6 +87,10 @@ class DataHeader:
 
     ``first_page``: file page of the payload's first block. ``offset``/``length``: the logical range
     that the client wrote. ``resulting_offset``: where an append landed (a write: its offset).
+
+    A PARTS record has several ranges: ``parts`` are their (first page, pages) in ascending order,
+    whose blocks follow each other in the payload; ``offset`` and ``first_page`` are the first
+    one's, ``length`` is that of all.
     """
 
     file: int
@@ -99,8 +105,33 @@ class DataHeader:
     mtime_ns: int
     op: DataOp
     flags: int = 0
+    parts: tuple[tuple[int, int], ...] = ()
+
+    @property
+    def end(self) -> int:
+        """The offset behind the last byte that it wrote."""
+        if self.parts:
+            page, pages = self.parts[-1]
+            return (page + pages) * BLOCK_BYTES
+        return self.resulting_offset + self.length
+
+    def runs(self, blocks: int) -> Iterator[tuple[int, int, int]]:
+        """Yield (first page, index of its block in the payload, pages) of each range of a record
+        with so many blocks."""
+        if not self.parts:
+            yield self.first_page, 0, blocks
+            return
+        at = 0
+        for page, pages in self.parts:
+            yield page, at, pages
+            at += pages
+        invariant(at == blocks, "the ranges of a record are its blocks")
 
     def pack(self) -> bytes:
+        fixed = self._pack_fixed()
+        return fixed + b"".join([_PART.pack(*each) for each in self.parts]) if self.parts else fixed
+
+    def _pack_fixed(self) -> bytes:
         return _DATA.pack(
             self.file,
             self.offset,
@@ -120,9 +151,12 @@ class DataHeader:
 def unpack_data_header(extension: Buffer) -> DataHeader:
     """Decode the extension of a verified DATA record; FormatRefused for a size or op not of this
     version."""
-    if len(extension) != DATA_EXTENSION_BYTES:
+    if len(extension) < DATA_EXTENSION_BYTES:
         raise FormatRefused(f"data record with an extension of {len(extension)} bytes")
-    fields = _DATA.unpack(extension)
+    fields = _DATA.unpack_from(extension)
+    parts = _unpack_parts(extension) if fields[10] == DataOp.PARTS else ()
+    if len(extension) != DATA_EXTENSION_BYTES + _PART.size * len(parts):
+        raise FormatRefused(f"data record with an extension of {len(extension)} bytes")
     file, offset, length, generation, handle, op_sequence, token_generation = fields[:7]
     resulting_offset, first_page, mtime_ns = fields[7:10]
     try:
@@ -139,9 +173,17 @@ def unpack_data_header(extension: Buffer) -> DataHeader:
             mtime_ns,
             DataOp(fields[10]),
             fields[11],
+            parts,
         )
     except ValueError:
         raise FormatRefused(f"data record with the unknown operation {fields[-2]}") from None
+
+
+def _unpack_parts(extension: Buffer) -> tuple[tuple[int, int], ...]:
+    rest = memoryview(extension)[DATA_EXTENSION_BYTES:]
+    if not rest or len(rest) % _PART.size:
+        raise FormatRefused(f"data record of several ranges with {len(rest)} bytes of them")
+    return tuple(_PART.iter_unpack(rest))
 
 
 @dataclass(slots=True)

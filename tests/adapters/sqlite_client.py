@@ -16,7 +16,14 @@ from sofs.adapters import sqlite
 def main() -> None:
     url, credential, path, instance, timeout_ms = sys.argv[1:]
     share = sofs.connect(url, credential=credential)
-    sqlite.register(share, "sofs", app_instance=instance, handle_timeout_ms=int(timeout_ms))
+    # With its journal on the share, so that there is something to roll back.
+    sqlite.register(
+        share,
+        "sofs",
+        app_instance=instance,
+        handle_timeout_ms=int(timeout_ms),
+        atomic_commits=False,
+    )
     bank = apsw.Connection(path, vfs="sofs")
     bank.execute("PRAGMA cache_size=2")
     bank.execute("BEGIN IMMEDIATE")

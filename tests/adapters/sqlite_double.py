@@ -13,6 +13,7 @@ import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from sofs.client.file import LockedView, check_parts
 from sofs.core.locks import io_conflict, lock_conflict, unlock_index
 from sofs.core.messages import Access, FileInfo, HeldLock, LockRange
 from sofs.core.messages import Share as ShareMode
@@ -54,6 +55,7 @@ class Client:
         self.volume = volume
         self.closed = False
         self.dead = False
+        self.knows = True  # Changes of locks bring size and data along.
         self.die_at = -1
         self.die_after_effect = False
         self.changes = 0
@@ -190,6 +192,21 @@ class DoubleFile:
             self.client.done(dies)
             return len(data)
 
+    def pwrite_parts(self, parts: Sequence[tuple[int, bytes]]) -> int:
+        """All of them or none."""
+        check_parts(parts)
+        with self.client.volume.mutex:
+            self.usable()
+            dies = self.client.changing("write", self.path)
+            have = self.inode.data
+            for offset, data in parts:
+                if io_conflict(self.inode.locks, self.handle, offset, len(data), True):
+                    raise FileLockConflict(self.path)
+                have.extend(bytes(max(0, offset - len(have))))
+                have[offset : offset + len(data)] = data
+            self.client.done(dies)
+            return sum(len(data) for _, data in parts)
+
     def truncate(self, size: int) -> int:
         with self.client.volume.mutex:
             self.usable()
@@ -214,29 +231,39 @@ class DoubleFile:
             self.inode.pending = delete_on_close
             self.client.done(dies)
 
-    def lock_ranges(
-        self, ranges: Sequence[LockRange], *, wait: bool = True, wait_ms: int | None = None
-    ) -> None:
+    def change_locks(
+        self,
+        *,
+        drop: Sequence[LockRange] = (),
+        test: Sequence[LockRange] = (),
+        take: Sequence[LockRange] = (),
+        wait_ms: int = 0,
+        read: tuple[int, int] = (0, 0),
+        beside: str = "",
+    ) -> LockedView:
         """Never waits: in these tests nobody else could make the wait end."""
         with self.client.volume.mutex:
             self.usable()
             held = list(self.inode.locks)
-            for wanted in ranges:
-                if lock_conflict(held, self.handle, wanted):
-                    raise LockNotGranted(self.path)
-                held.append(HeldLock(self.handle, wanted.offset, wanted.length, wanted.exclusive))
-            self.inode.locks = held
-
-    def unlock_ranges(self, ranges: Sequence[LockRange]) -> None:
-        with self.client.volume.mutex:
-            self.usable()
-            held = list(self.inode.locks)
-            for each in ranges:
+            for each in drop:
                 index = unlock_index(held, self.handle, each)
                 if index is None:
                     raise RangeNotLocked(self.path)
                 del held[index]
+            for wanted in test:
+                if lock_conflict(held, self.handle, wanted):
+                    raise LockNotGranted(self.path)
+            for wanted in take:
+                if lock_conflict(held, self.handle, wanted):
+                    raise LockNotGranted(self.path)
+                held.append(HeldLock(self.handle, wanted.offset, wanted.length, wanted.exclusive))
             self.inode.locks = held
+            other = self.client.volume.files.get(beside)
+            nothing = bool(beside) and (other is None or not (other.data or other.pending))
+            if not self.client.knows:
+                return LockedView(None, b"", nothing and self.client.knows)
+            data = bytes(self.inode.data[read[1] : read[1] + read[0]])
+            return LockedView(len(self.inode.data), data, nothing)
 
     def close(self) -> None:
         with self.client.volume.mutex:

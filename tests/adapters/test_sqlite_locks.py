@@ -20,6 +20,7 @@ from sofs.adapters.sqlite_locks import (
     SHARED,
     LockLadder,
 )
+from sofs.client.file import LockedView
 from sofs.errors import LockNotGranted, StoreUnknown, Unavailable
 
 
@@ -105,12 +106,12 @@ def test_a_lock_whose_outcome_is_unknown_stops_every_later_use() -> None:
     ladder = LockLadder(client.open("/db", "a+b"))
     client.dead = True
     with pytest.raises(Unavailable):
-        ladder.climb(SHARED)
+        ladder.is_reserved()
     client.dead = False
-    ladder.climb(SHARED)  # The probe failed, and it leaves nothing behind.
+    ladder.climb(SHARED)  # A probe that failed leaves nothing behind.
 
     class Lost(DoubleFile):
-        def lock_ranges(self, *_: object, **__: object) -> None:
+        def change_locks(self, **_: object) -> LockedView:
             raise Unavailable("no answer")
 
     file = client.open("/db", "a+b")

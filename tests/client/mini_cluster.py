@@ -38,6 +38,7 @@ from sofs.errors import (
     NotSupported,
     ObjectNameCollision,
     ObjectNameNotFound,
+    RangeNotLocked,
     SharingViolation,
     SofsError,
     StaleGeneration,
@@ -314,8 +315,9 @@ class MiniNode:
         if caller is not None:
             caller.client, caller.principal = remote.client, remote.principal
         match body:
-            case m.Write():
-                return self._write(body, data), b""
+            case m.Write() | m.WriteParts():
+                write = self._write if isinstance(body, m.Write) else self._write_parts
+                return write(body, data), b""
             case m.Read():
                 return self._read(body)
             case m.Stat(handle=0):
@@ -396,6 +398,22 @@ class MiniNode:
         self.volume.executed.append((handle.number, body.op_sequence))
         return m.WriteReply(offset)
 
+    def _write_parts(self, body: m.WriteParts, data: bytes) -> m.Message:
+        """The first range as a write; if it was executed, the others too."""
+        before = len(self.volume.executed)
+        first, at = body.parts[0], body.parts[0].length
+        one = m.Write(
+            body.handle, body.generation, body.op_sequence, body.acked_below, first.offset
+        )
+        reply = self._write(one, data[:at])
+        if len(self.volume.executed) > before:
+            held = self.volume.handles[body.handle].file.data
+            for part in body.parts[1:]:
+                held.extend(bytes(max(0, part.offset - len(held))))
+                held[part.offset : part.offset + part.length] = data[at : at + part.length]
+                at += part.length
+        return reply
+
     def _read(self, body: m.Read) -> tuple[m.Message, bytes]:
         handle = self._bound(body.handle, body.generation)
         file = handle.file
@@ -438,6 +456,18 @@ class MiniNode:
                 del file.data[body.size :]
                 file.data.extend(bytes(body.size - len(file.data)))
                 return m.InfoReply(file.info())
+            case m.Lock() | m.Unlock() | m.ChangeLocks():
+                return self._mutate_locks(body)
+            case m.EndClient():
+                for handle in list(volume.handles.values()):
+                    if handle.client == body.caller.client:
+                        volume.drop_handle(handle)
+                volume.ended.append(body.caller.client)
+                return m.Done()
+        return self._mutate_names(body, data)
+
+    def _mutate_locks(self, body: m.Lock | m.Unlock | m.ChangeLocks) -> m.Message:
+        match body:
             case m.Lock():
                 handle = self._bound(body.handle, body.generation)
                 for item in body.ranges:
@@ -457,13 +487,23 @@ class MiniNode:
                     if lock.handle != handle.number or (lock.offset, lock.length) not in gone
                 ]
                 return m.Done()
-            case m.EndClient():
-                for handle in list(volume.handles.values()):
-                    if handle.client == body.caller.client:
-                        volume.drop_handle(handle)
-                volume.ended.append(body.caller.client)
-                return m.Done()
-        return self._mutate_names(body, data)
+        return self._change_locks(body)
+
+    def _change_locks(self, body: m.ChangeLocks) -> m.LocksChanged:
+        handle = self._bound(body.handle, body.generation)
+        held = list(handle.file.locks)
+        for item in body.drop:
+            index = locks.unlock_index(held, handle.number, item)
+            if index is None:
+                raise RangeNotLocked("not held")
+            del held[index]
+        for item in [*body.test, *body.take]:
+            if locks.lock_conflict(held, handle.number, item):
+                raise LockNotGranted("held")
+            if item in body.take:
+                held.append(m.HeldLock(handle.number, item.offset, item.length, item.exclusive))
+        handle.file.locks = held
+        return m.LocksChanged(bool(body.take), len(handle.file.data), bool(body.beside))
 
     def _mutate_names(self, body: m.Message, data: bytes) -> m.Message:
         volume = self.volume

@@ -338,6 +338,59 @@ async def test_cancelled_lock_that_took_effect_is_released() -> None:
         await until(lambda: not rig.volume.files["/a"].locks)
 
 
+async def test_cancelled_change_of_locks_that_took_effect_gives_back_what_it_took() -> None:
+    async with rig_of() as rig, rig.connect() as share:
+        file = await share.open("/a", "w+b")
+        await file.lock(50, 1)
+        node = rig.node_of(share)
+        node.script = lambda body: LOSE if isinstance(body, m.ChangeLocks) else None
+        change = file.change_locks(
+            drop=[m.LockRange(50, 1)], take=[m.LockRange(0, 10, True), m.LockRange(20, 5, False)]
+        )
+        pending = asyncio.create_task(change)
+        await until(lambda: len(rig.volume.files["/a"].locks) == 2)
+        node.script = lambda body: None
+        pending.cancel()
+        await until(lambda: not rig.volume.files["/a"].locks)
+
+
+async def test_change_of_locks_whose_reply_was_lost_takes_effect_once() -> None:
+    async with rig_of() as rig, rig.connect() as share:
+        file = await share.open("/a", "w+b")
+        node = rig.node_of(share)
+        node.script = lambda body: LOSE if isinstance(body, m.ChangeLocks) else None
+        pending = asyncio.create_task(
+            file.change_locks(take=[m.LockRange(0, 10, True)], beside="/b")
+        )
+        await until(lambda: rig.volume.files["/a"].locks)
+        node.kill()
+        seen = await pending
+        assert (seen.size, seen.nothing_beside) == (0, True)
+        assert len(rig.volume.files["/a"].locks) == 1
+        with pytest.raises(LockNotGranted):
+            await file.change_locks(
+                drop=[m.LockRange(0, 10)],
+                test=[m.LockRange(0, 1, True)] * 2,
+                take=[m.LockRange(0, 9, True), m.LockRange(0, 9, True)],
+            )
+        assert await file.change_locks(drop=[m.LockRange(0, 10)]) == (None, b"", False)
+        assert not rig.volume.files["/a"].locks
+
+
+async def test_write_of_several_ranges_whose_reply_was_lost_takes_effect_once() -> None:
+    async with rig_of() as rig, rig.connect() as share:
+        file = await share.open("/a", "w+b")
+        node = rig.node_of(share)
+        node.script = lambda body: LOSE if isinstance(body, m.WriteParts) else None
+        parts = [(0, b"a" * 4096), (8192, b"b" * 4096)]
+        pending = asyncio.create_task(file.pwrite_parts(parts))
+        await until(lambda: rig.volume.executed)
+        node.kill()
+        assert await pending == 8192
+        assert rig.volume.executed == [(file.remote.handle, 1)]
+        assert await file.pread(3 * 4096, 0) == b"a" * 4096 + bytes(4096) + b"b" * 4096
+
+
 async def test_lock_waits_until_the_other_handle_unlocks() -> None:
     async with rig_of() as rig, rig.connect() as share:
         one = await share.open("/a", "w+b")

@@ -86,6 +86,14 @@ class LockRange(_message.Message):
     exclusive: bool
     def __init__(self, offset: _Optional[int] = ..., length: _Optional[int] = ..., exclusive: _Optional[bool] = ...) -> None: ...
 
+class DataRange(_message.Message):
+    __slots__ = ("offset", "length")
+    OFFSET_FIELD_NUMBER: _ClassVar[int]
+    LENGTH_FIELD_NUMBER: _ClassVar[int]
+    offset: int
+    length: int
+    def __init__(self, offset: _Optional[int] = ..., length: _Optional[int] = ...) -> None: ...
+
 class DirectoryEntry(_message.Message):
     __slots__ = ("name", "ino", "is_directory", "size", "modified_ns")
     NAME_FIELD_NUMBER: _ClassVar[int]
@@ -463,3 +471,51 @@ class HandleClosed(_message.Message):
     handle: int
     code: str
     def __init__(self, handle: _Optional[int] = ..., code: _Optional[str] = ...) -> None: ...
+
+class ChangeLocks(_message.Message):
+    __slots__ = ("caller", "handle", "generation", "drop", "test", "take", "wait_ms", "read_offset", "read_length", "beside")
+    CALLER_FIELD_NUMBER: _ClassVar[int]
+    HANDLE_FIELD_NUMBER: _ClassVar[int]
+    GENERATION_FIELD_NUMBER: _ClassVar[int]
+    DROP_FIELD_NUMBER: _ClassVar[int]
+    TEST_FIELD_NUMBER: _ClassVar[int]
+    TAKE_FIELD_NUMBER: _ClassVar[int]
+    WAIT_MS_FIELD_NUMBER: _ClassVar[int]
+    READ_OFFSET_FIELD_NUMBER: _ClassVar[int]
+    READ_LENGTH_FIELD_NUMBER: _ClassVar[int]
+    BESIDE_FIELD_NUMBER: _ClassVar[int]
+    caller: _common_pb2.Caller
+    handle: int
+    generation: int
+    drop: _containers.RepeatedCompositeFieldContainer[LockRange]
+    test: _containers.RepeatedCompositeFieldContainer[LockRange]
+    take: _containers.RepeatedCompositeFieldContainer[LockRange]
+    wait_ms: int
+    read_offset: int
+    read_length: int
+    beside: str
+    def __init__(self, caller: _Optional[_Union[_common_pb2.Caller, _Mapping]] = ..., handle: _Optional[int] = ..., generation: _Optional[int] = ..., drop: _Optional[_Iterable[_Union[LockRange, _Mapping]]] = ..., test: _Optional[_Iterable[_Union[LockRange, _Mapping]]] = ..., take: _Optional[_Iterable[_Union[LockRange, _Mapping]]] = ..., wait_ms: _Optional[int] = ..., read_offset: _Optional[int] = ..., read_length: _Optional[int] = ..., beside: _Optional[str] = ...) -> None: ...
+
+class LocksChanged(_message.Message):
+    __slots__ = ("known", "size", "nothing_beside")
+    KNOWN_FIELD_NUMBER: _ClassVar[int]
+    SIZE_FIELD_NUMBER: _ClassVar[int]
+    NOTHING_BESIDE_FIELD_NUMBER: _ClassVar[int]
+    known: bool
+    size: int
+    nothing_beside: bool
+    def __init__(self, known: _Optional[bool] = ..., size: _Optional[int] = ..., nothing_beside: _Optional[bool] = ...) -> None: ...
+
+class WriteParts(_message.Message):
+    __slots__ = ("handle", "generation", "op_sequence", "acked_below", "parts")
+    HANDLE_FIELD_NUMBER: _ClassVar[int]
+    GENERATION_FIELD_NUMBER: _ClassVar[int]
+    OP_SEQUENCE_FIELD_NUMBER: _ClassVar[int]
+    ACKED_BELOW_FIELD_NUMBER: _ClassVar[int]
+    PARTS_FIELD_NUMBER: _ClassVar[int]
+    handle: int
+    generation: int
+    op_sequence: int
+    acked_below: int
+    parts: _containers.RepeatedCompositeFieldContainer[DataRange]
+    def __init__(self, handle: _Optional[int] = ..., generation: _Optional[int] = ..., op_sequence: _Optional[int] = ..., acked_below: _Optional[int] = ..., parts: _Optional[_Iterable[_Union[DataRange, _Mapping]]] = ...) -> None: ...

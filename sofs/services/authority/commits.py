@@ -20,7 +20,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Final
 
-from sofs.constants import FILE_BYTES_MAX, UNSENT_RECORDS_MAX, WINDOW_OPS_MAX
+from sofs.constants import BLOCK_BYTES, FILE_BYTES_MAX, UNSENT_RECORDS_MAX, WINDOW_OPS_MAX
 from sofs.core.extents import pack_extent
 from sofs.core.messages import Commit, FileCommit, TokenMode, Window
 from sofs.core.record import FLAG_DETACHED, DataHeader, DataOp
@@ -151,13 +151,18 @@ class Commits(Extents):
                 if file.mode != TokenMode.DIRECT_RW:
                     continue
                 if sums:
-                    page = header.first_page
-                    file.size = max(file.size, header.resulting_offset + header.length)
+                    file.size = max(file.size, header.end)
                     file.modified = header.mtime_ns
-                    file.extents.pop(page << 10 | len(sums), None)
-                    file.extents[page << 10 | len(sums)] = pack_extent(
-                        page, log_id, segment, sequence, offset, sums
-                    )
+                    for page, at, pages in header.runs(len(sums)):
+                        file.extents.pop(page << 10 | pages, None)
+                        file.extents[page << 10 | pages] = pack_extent(
+                            page,
+                            log_id,
+                            segment,
+                            sequence,
+                            offset + at * BLOCK_BYTES,
+                            sums[at : at + pages],
+                        )
             n_applied += 1
             self._tail_window(windows, header)
         for ino, file in files.items():

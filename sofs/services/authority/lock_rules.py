@@ -10,8 +10,18 @@ from collections.abc import Sequence
 
 from sofs.constants import HANDLE_LOCKS_MAX
 from sofs.core.locks import check_ranges, lock_conflict, unlock_index
-from sofs.core.messages import Access, Done, HeldLock, Lock, LockRange, Unlock
-from sofs.errors import AccessDenied, LimitReached, LockNotGranted, RangeNotLocked
+from sofs.core.messages import (
+    Access,
+    ChangeLocks,
+    Done,
+    HeldLock,
+    Lock,
+    LockRange,
+    LocksChanged,
+    TokenMode,
+    Unlock,
+)
+from sofs.errors import AccessDenied, LimitReached, LockNotGranted, RangeNotLocked, SofsError
 from sofs.services.authority.blocked import TokenRef
 from sofs.services.authority.namespace import Namespace
 from sofs.services.authority.tables import Handle
@@ -39,12 +49,7 @@ class Locks(Namespace):
             raise LimitReached(f"a handle holds at most {HANDLE_LOCKS_MAX} locks; unlock some")
         n = 0 if taken[1] is None else taken[1] + 1
         for wanted in ranges:
-            against = lock_conflict(held, row.handle, wanted)
-            if against is not None:
-                raise LockNotGranted(
-                    f"range at {wanted.offset} of {wanted.length} bytes is locked by another lock "
-                    f"at {against.offset} of {against.length} bytes"
-                )
+            _refuse_conflict(held, row.handle, wanted)
             held.append(HeldLock(row.handle, wanted.offset, wanted.length, wanted.exclusive))
             self._run(
                 "INSERT INTO lock VALUES(?,?,?,?,?,?)",
@@ -58,12 +63,16 @@ class Locks(Namespace):
         node = self._node(incarnation)
         row = self._held(body.caller, body.handle, body.generation, node)
         check_ranges(body.ranges)
+        self._drop(row, body.ranges)
+        return Done()
+
+    def _drop(self, row: Handle, ranges: Sequence[LockRange]) -> None:
         rows = self._all(
             "SELECT n,first,length,exclusive FROM lock WHERE handle=? ORDER BY n", row.handle
         )
         held = [HeldLock(row.handle, int(f), int(length), bool(x)) for _, f, length, x in rows]
         numbers = [n for n, *_ in rows]
-        for wanted in body.ranges:
+        for wanted in ranges:
             index = unlock_index(held, row.handle, wanted)
             if index is None:
                 raise RangeNotLocked(
@@ -71,9 +80,63 @@ class Locks(Namespace):
                 )
             del held[index]
             self._run("DELETE FROM lock WHERE handle=? AND n=?", row.handle, numbers.pop(index))
-        return Done()
+
+    def change_locks(self, body: ChangeLocks, incarnation: bytes) -> LocksChanged:
+        """Drop, test and take, in this order, all or nothing; see ``messages.ChangeLocks``."""
+        node = self._node(incarnation)
+        row = self._held(body.caller, body.handle, body.generation, node)
+        check_ranges([*body.drop, *body.test, *body.take])
+        if body.drop:
+            self._drop(row, body.drop)
+        if body.test or body.take:
+            if not row.access & _DATA:
+                raise AccessDenied("a lock needs a handle with READ, WRITE or APPEND access")
+            held = self._locks_of(row.ino)
+            for wanted in body.test:
+                _refuse_conflict(held, row.handle, wanted)
+            self._add(row, held, body.take)
+        return LocksChanged(nothing_beside=bool(body.beside) and self._nothing_at(body.beside))
+
+    def _nothing_at(self, path: str) -> bool:
+        """Is there surely no file of that name, or an empty one? A node that may write to it could
+        know more."""
+        try:
+            inode = self._resolve(path)[2]
+        except SofsError:
+            return False  # The name makes no sense; whoever uses it will hear why.
+        if inode is None:
+            return True
+        if inode.directory or inode.size or inode.pending:
+            return False
+        sql = "SELECT 1 FROM token WHERE ino=? AND mode=?"
+        return self._one(sql, inode.ino, int(TokenMode.DIRECT_RW)) is None
+
+    def holds_locks(self, handle: int) -> bool:
+        """Does the handle hold any lock?"""
+        return self._one("SELECT 1 FROM lock WHERE handle=? LIMIT 1", handle) is not None
+
+    def locks_free(
+        self, ino: int, handle: int, drop: Sequence[LockRange], wanted: Sequence[LockRange]
+    ) -> bool:
+        """Would a change have its locks, as the table is now?"""
+        held = self._locks_of(ino)
+        for each in drop:
+            index = unlock_index(held, handle, each)
+            if index is None:
+                return True  # The rules say what is wrong.
+            del held[index]
+        return all(lock_conflict(held, handle, each) is None for each in wanted)
 
     def lock_table(self, ino: int, incarnation: bytes) -> tuple[list[TokenRef], list[HeldLock]]:
         """Return the file's tokens of all nodes but the asking one, and its lock table."""
         tokens = [token for token in self.tokens_of(ino) if token.incarnation != incarnation]
         return tokens, self._locks_of(ino)
+
+
+def _refuse_conflict(held: Sequence[HeldLock], handle: int, wanted: LockRange) -> None:
+    against = lock_conflict(held, handle, wanted)
+    if against is not None:
+        raise LockNotGranted(
+            f"range at {wanted.offset} of {wanted.length} bytes is locked by another lock at "
+            f"{against.offset} of {against.length} bytes"
+        )

@@ -25,15 +25,12 @@ import logging
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, Final
 
-from sofs.constants import CLIENT_KEEP_MS, LOCK_WAIT_MS_MAX
+from sofs.constants import CLIENT_KEEP_MS
 from sofs.core import messages as m
 from sofs.core.entries import Handover, Lineage
 from sofs.errors import (
     Expired,
-    FileClosed,
     FileNotAvailable,
-    InvalidParameter,
-    LockNotGranted,
     NotSupported,
     ObjectNameNotFound,
     ProtocolError,
@@ -48,6 +45,7 @@ from sofs.services.authority.blocked import Blocked, TokenRef
 from sofs.services.authority.checkpoints import Checkpoints
 from sofs.services.authority.env import AuthorityEnv
 from sofs.services.authority.feed import FollowerFeed
+from sofs.services.authority.file_locks import FileLocks
 from sofs.services.authority.follower import checkpoint_ref
 from sofs.services.authority.group_log import GroupLog
 from sofs.services.authority.resume import Resumption
@@ -108,11 +106,10 @@ class ActiveAuthority:
         self.checkpoints = Checkpoints(env, claim, lineage, database, self.group, self.feed)
         self.space = SpaceReclaimer(env.clock, env.fenced, self.state, self.group)
         self.resume = Resumption(env, self.state, self._tasks, self._release)
+        self.locks = FileLocks(env.clock, self._tasks, self.state, self.nodes, self._once)
         self._channels: dict[Channel, NodeLink | None] = {}
         self._in_flight: dict[tuple[bytes, int], asyncio.Future[m.Message]] = {}
-        self._file_locks = Turns()
         self._turns = Turns()  # Who may have a file's tokens recalled.
-        self._unlocked: dict[int, list[asyncio.Future[None]]] = {}
         self._last_seen: dict[bytes, int] = {}  # Client -> monotonic ms of its last operation.
         self._handing_back: asyncio.Future[None] | None = None  # Resolved when it came to nothing.
         self._operations = 0
@@ -249,8 +246,9 @@ class ActiveAuthority:
             m.Close: self._close,
             m.Reclaim: self._reclaim,
             m.Truncate: self._truncate,
-            m.Lock: self._lock,
-            m.Unlock: self._unlock,
+            m.Lock: self.locks.lock,
+            m.Unlock: self.locks.unlock,
+            m.ChangeLocks: self.locks.change,
             m.Stat: self._stat,
             m.SetInfo: self._set_info,
             m.Mkdir: self._mkdir,
@@ -482,7 +480,7 @@ class ActiveAuthority:
             _logged_bytes(body.commit),
         )
         self.resume.settled([body.handle])
-        self._wake_lockers()
+        self.locks.given_back()
         return reply
 
     async def _reclaim(self, link: NodeLink, body: m.Reclaim) -> m.Message:
@@ -553,7 +551,7 @@ class ActiveAuthority:
         reply: m.Message = m.Done()
         while more:
             reply = await self._run(rules, reserved=0)
-        self._wake_lockers()
+        self.locks.given_back()
         return reply
 
     async def _stat(self, link: NodeLink, body: m.Stat) -> m.Message:
@@ -581,71 +579,6 @@ class ActiveAuthority:
         await self.group.settled()
         return reply, holder
 
-    # Locks
-    # -----------------------------------------------------------------------------------------
-
-    async def _lock(self, link: NodeLink, body: m.Lock) -> m.Message:
-        """Grant when every other token holder knows the new table; a lock that waits is tried at
-        each unlock until ``wait_ms`` passed. One lock change of a file at a time, so that tables go
-        out in order."""
-        if body.wait_ms > LOCK_WAIT_MS_MAX:
-            raise InvalidParameter(
-                f"a lock waits at most {LOCK_WAIT_MS_MAX} ms, not {body.wait_ms}; ask again after"
-            )
-        ino = self._ino_of(body.handle)
-        deadline = self.env.clock.monotonic_ms() + body.wait_ms
-        while True:
-            try:
-                async with self._file_locks.held(ino):
-                    reply = await self._once(
-                        body.caller, lambda: self.state.lock(body, link.incarnation)
-                    )
-                    if ino:
-                        holders, table = self.state.lock_table(ino, link.incarnation)
-                        await self.nodes.update_locks(ino, holders, table)
-                    return reply
-            except LockNotGranted:
-                left = deadline - self.env.clock.monotonic_ms()
-                if left <= 0:
-                    raise
-                await self._until_unlock(ino, left)
-
-    async def _unlock(self, link: NodeLink, body: m.Unlock) -> m.Message:
-        """Other holders learn of it when they ask: a node that would refuse for a lock asks
-        first."""
-        ino = self._ino_of(body.handle)
-        async with self._file_locks.held(ino):
-            reply = await self._once(
-                body.caller, lambda: self.state.unlock(body, link.incarnation), 0
-            )
-        self._wake_lockers(ino)
-        return reply
-
-    def _ino_of(self, handle: int) -> int:
-        """The handle's file; 0 when it is gone: a copy of an answered operation still gets its
-        answer, and any other is refused by the rules."""
-        try:
-            return self.state.handle_ino(handle)
-        except FileClosed:
-            return 0
-
-    async def _until_unlock(self, ino: int, limit_ms: int) -> None:
-        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._unlocked.setdefault(ino, []).append(future)
-        timer = asyncio.ensure_future(self.env.clock.sleep_ms(limit_ms))
-        try:
-            await asyncio.wait((future, timer), return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            timer.cancel()
-            future.cancel()
-
-    def _wake_lockers(self, ino: int | None = None) -> None:
-        files = list(self._unlocked) if ino is None else [ino]
-        for file in files:
-            for future in self._unlocked.pop(file, []):
-                if not future.done():
-                    future.set_result(None)
-
     # Handles whose client is away
     # ------------------------------------------------------------------
 
@@ -658,7 +591,7 @@ class ActiveAuthority:
             return m.Done()
 
         await self._run(rules, reserved=0)
-        self._wake_lockers()
+        self.locks.given_back()
 
     async def _forget_idle_clients(self) -> None:
         """Drop the rows of clients that had no handle and no operation for CLIENT_KEEP_MS; time

@@ -15,7 +15,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
-from sofs.core.messages import Interface, LogInfo, PartStateReply, RegisterNodeReply
+from sofs.core.messages import (
+    Interface,
+    LogInfo,
+    PartStateReply,
+    RegisterNodeReply,
+    WriteParts,
+)
 from sofs.errors import (
     Fenced,
     InvariantViolation,
@@ -26,6 +32,7 @@ from sofs.errors import (
 from sofs.ids import Epoch, Incarnation, short
 from sofs.ports.log import Claim, FencedStore, LogWriter
 from sofs.ports.runtime import Clock, Entropy
+from sofs.ports.store import Buffer
 from sofs.ports.stream import Stream, Transport
 from sofs.services.channel import Channel
 from sofs.services.node.commits import Commits
@@ -33,6 +40,8 @@ from sofs.services.node.file_table import FileTable
 from sofs.services.node.inbound import Inbound
 from sofs.services.node.link import AuthorityLink
 from sofs.services.node.metadata import Metadata
+from sofs.services.node.open_file import Handle, leaving
+from sofs.services.node.parts import PartsOp
 from sofs.services.node.read_path import ReadPath
 from sofs.services.node.session import Session
 from sofs.services.node.write_path import WritePath
@@ -192,6 +201,16 @@ class Node:
         if older is not None and older is not session:
             self.end_session(older, "a newer session of the same client replaced this one")
         self.sessions[session.client] = session
+
+    def write_parts(
+        self, session: Session, call: int, handle: Handle, body: WriteParts, data: Buffer
+    ) -> None:
+        """Take one write of several ranges of a client."""
+        if handle.leaving:
+            session.finished(len(data))
+            raise leaving(handle)
+        handle.busy += 1
+        handle.file.submit(PartsOp(self.writes, session, call, handle, body, data))
 
     def end_session(self, session: Session, reason: str) -> None:
         """End a session now; its handles are disconnected."""

@@ -14,7 +14,7 @@ answered when every write that was admitted before this node knew of it is durab
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from sofs.constants import (
@@ -26,10 +26,13 @@ from sofs.constants import (
 )
 from sofs.core.extent_map import ExtentMap
 from sofs.core.extents import pack_extent
+from sofs.core.locks import io_conflict
 from sofs.core.messages import (
     Abandon,
+    Access,
     BoundHandle,
     Caller,
+    ChangeLocks,
     Close,
     Commit,
     Disconnected,
@@ -40,6 +43,8 @@ from sofs.core.messages import (
     InfoReply,
     InterfaceList,
     Lock,
+    LockRange,
+    LocksChanged,
     Message,
     Mkdir,
     Open,
@@ -100,6 +105,7 @@ class Metadata:
             Reclaim: self._reclaim,
             Lock: self._lock,
             Unlock: self._unlock,
+            ChangeLocks: self._change_locks,
             Stat: self._stat,
             WriteFile: self._write_file,
             ReadFile: self._read_file,
@@ -333,20 +339,68 @@ class Metadata:
         file = handle.file
 
         def locked(message: Message) -> None:
-            # A copy of an answered lock adds it again: one too many is only asked about.
             expect((message, b""), Done)
-            file.locks = [
-                *file.locks,
-                *(
-                    HeldLock(handle.number, item.offset, item.length, item.exclusive)
-                    for item in body.ranges
-                ),
-            ]
+            _note_locks(handle, body.ranges)
 
         reply = await self._link.call(lambda: body, locked)
         if file.pending:
             await self._node.log.durable(file.pending[-1].sequence)
         return reply
+
+    async def _change_locks(
+        self, session: Session, body: ChangeLocks, data: Buffer
+    ) -> tuple[Message, Buffer]:
+        """As ``_unlock`` and ``_lock``. Size and data are added behind the grant, so they are of a
+        moment at which the locks were held, if this node may read without asking."""
+        handle = self._own(session, body.handle, body.generation)
+        file = handle.file
+        if body.read_length > WRITE_BYTES_MAX or body.read_offset > FILE_BYTES_MAX:
+            raise InvalidParameter(f"a change of locks brings at most {WRITE_BYTES_MAX} bytes")
+        if body.drop:
+            await handle.quiet()
+
+        def changed(message: Message) -> None:
+            expect((message, b""), LocksChanged)
+            _note_locks(handle, body.take)
+
+        message = await self._link.call(lambda: body, changed)
+        reply = expect((message, b""), LocksChanged)
+        if body.take and file.pending:
+            await self._node.log.durable(file.pending[-1].sequence)
+        if not body.take or not handle.access & Access.READ or not file.mode:
+            return reply, b""
+        size = file.size
+        found = await self._read_held(handle, body.read_offset, body.read_length)
+        if found is None:
+            return reply, b""
+        reply.known, reply.size = True, size
+        return reply, found
+
+    async def _read_held(self, handle: Handle, offset: int, length: int) -> Buffer | None:
+        """Read under the token that is here, as a read through the handle would; None if that
+        needs the authority."""
+        file = handle.file
+        length = max(0, min(length, file.size - offset))
+        if not length:
+            return b""
+        if io_conflict(file.locks, handle.number, offset, length, False):
+            return None
+        first = offset // BLOCK_BYTES
+        end = -(-(offset + length) // BLOCK_BYTES)
+        if file.map.missing(first, end) is not None:
+            return None
+        runs = file.map.runs(first, end)
+        whole: Buffer | None = self._node.reads.gather_cached(runs)
+        if whole is None:
+            file.readers += 1
+            try:
+                whole = await self._node.reads.gather(file.ino, runs)
+            except SofsError:
+                return None  # The read that follows says what is wrong.
+            finally:
+                file.read_done()
+        skip = offset - first * BLOCK_BYTES
+        return memoryview(whole)[skip : skip + length]
 
     async def _unlock(self, session: Session, body: Unlock, data: Buffer) -> Message:
         """The lock stays in this node's table: before it refuses for a lock, a node asks for the
@@ -492,6 +546,14 @@ def _for_living(session: Session, body: Message) -> Message:
     if not session.alive:
         raise StaleGeneration("the session that asked for this has ended")
     return body
+
+
+def _note_locks(handle: Handle, ranges: Sequence[LockRange]) -> None:
+    """The authority gave the handle these locks. What is in the table already stays once: a lock
+    that was taken, given back and taken again is the same entry."""
+    file = handle.file
+    new = [HeldLock(handle.number, item.offset, item.length, item.exclusive) for item in ranges]
+    file.locks = [*file.locks, *(lock for lock in new if lock not in file.locks)]
 
 
 def _access(result: ReclaimResult) -> int:

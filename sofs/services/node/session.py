@@ -25,6 +25,7 @@ from sofs.core.messages import (
     PartState,
     Read,
     Write,
+    WriteParts,
 )
 from sofs.errors import (
     BadNetworkName,
@@ -101,6 +102,8 @@ class Session:
             handle = self._handle(body.handle, body.generation)
             self.n_operations += 1
             self.node.writes.abandon(self, envelope.call, handle, body)
+        elif isinstance(body, WriteParts):
+            self._write(envelope)
         elif isinstance(body, PartState):
             channel.reply(envelope.call, self.node.describe())
         elif isinstance(body, Flush):
@@ -111,7 +114,7 @@ class Session:
 
     def _write(self, envelope: Envelope) -> None:
         body, data = envelope.body, envelope.data
-        assert isinstance(body, Write)
+        assert isinstance(body, Write | WriteParts)
         handle = self.handles.get(body.handle) or self._handle(body.handle, body.generation)
         n_bytes = len(data)
         if self.n_bytes + n_bytes > SESSION_BYTES_MAX:
@@ -120,7 +123,10 @@ class Session:
             )
         self.n_operations += 1
         self.n_bytes += n_bytes
-        self.node.writes.write(self, envelope.call, handle, body, data)
+        if isinstance(body, WriteParts):
+            self.node.write_parts(self, envelope.call, handle, body, data)
+        else:
+            self.node.writes.write(self, envelope.call, handle, body, data)
 
     def _read(self, envelope: Envelope) -> None:
         body = envelope.body

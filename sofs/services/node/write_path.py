@@ -329,8 +329,25 @@ class WriteOp:
         paths, body, handle, file = self._paths, self._body, self.handle, self._file
         modified_ns = paths.clock.wall_ns()
         first_page = offset >> _SHIFT
-        append = body.append
-        header = DataHeader(
+        header = self._header(offset, length, modified_ns)
+        placement = paths.log.append(RecordKind.DATA, payload, header.pack(), block_sums=True)
+        self.sequence: int = placement.sequence
+        self._placement = placement
+        self._first_page = first_page
+        self._payload = payload
+        self._landed = offset
+        self._modified_ns = modified_ns
+        end = self._end_at(offset, length)
+        if end > file.size_pending:
+            file.size_pending = end
+        file.pending.append(self)
+        handle.in_flight[body.op_sequence] = self
+        paths.pending.append(self)
+        paths.pending_bytes += length
+
+    def _header(self, offset: int, length: int, modified_ns: int) -> DataHeader:
+        body, handle, file = self._body, self.handle, self._file
+        return DataHeader(
             file.ino,
             offset,
             length,
@@ -339,24 +356,14 @@ class WriteOp:
             body.op_sequence,
             file.generation,
             offset,
-            first_page,
+            offset >> _SHIFT,
             modified_ns,
-            DataOp.APPEND if append else DataOp.WRITE,
+            DataOp.APPEND if body.append else DataOp.WRITE,
         )
-        placement = paths.log.append(RecordKind.DATA, payload, header.pack(), block_sums=True)
-        self.sequence: int = placement.sequence
-        self._placement = placement
-        self._first_page = first_page
-        self._payload = payload
-        self._landed = offset
-        self._modified_ns = modified_ns
-        end = offset + length
-        if end > file.size_pending:
-            file.size_pending = end
-        file.pending.append(self)
-        handle.in_flight[body.op_sequence] = self
-        paths.pending.append(self)
-        paths.pending_bytes += length
+
+    def _end_at(self, offset: int, length: int) -> int:
+        """The offset behind the last byte, when it lands at ``offset``."""
+        return offset + length
 
     # In flight and after
     # ---------------------------------------------------------------------------
@@ -385,11 +392,10 @@ class WriteOp:
         paths, body, handle, file = self._paths, self._body, self.handle, self._file
         placement = self._placement
         offset, length = self._landed, len(self._data)
-        sums = placement.sums
-        place = (paths.log_id, placement.segment, placement.sequence, placement.payload_offset)
-        file.map.insert(self._first_page, *place, sums)
-        if offset + length > file.size:
-            file.size = offset + length
+        self._enter()
+        end = self._end_at(offset, length)
+        if end > file.size:
+            file.size = end
         if self._modified_ns > file.modified_ns:
             file.modified_ns = self._modified_ns
         file.last_sequence = placement.sequence
@@ -397,10 +403,17 @@ class WriteOp:
         if window is not None:
             window.complete(body.op_sequence, offset if body.append else None)
         del handle.in_flight[body.op_sequence]
-        paths.commits.add(file, handle, self._first_page, place, sums)
         paths.pending_bytes -= length
         file.published()
         self._reply(offset)
+
+    def _enter(self) -> None:
+        """Into the map and the commit batch."""
+        paths, placement = self._paths, self._placement
+        sums = placement.sums
+        place = (paths.log_id, placement.segment, placement.sequence, placement.payload_offset)
+        self._file.map.insert(self._first_page, *place, sums)
+        paths.commits.add(self._file, self.handle, self._first_page, place, sums)
 
     def _answer_settled(self, verdict: Judgement) -> None:
         """Answer a copy of an operation that was settled before."""
