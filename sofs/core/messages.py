@@ -22,12 +22,13 @@ from typing import TypeVar
 # fmt: off
 from sofs.core.message_parts import (  # isort: skip
     Access as Access, AppendResult as AppendResult, BoundHandle as BoundHandle, Caller as Caller,
-    CheckpointInfo as CheckpointInfo, Commit as Commit, CreateAction as CreateAction, DirectoryEntry
-    as DirectoryEntry, Disposition as Disposition, FileCommit as FileCommit, FileInfo as FileInfo,
-    Grant as Grant, HeldLock as HeldLock, Interface as Interface, LockRange as LockRange, LogEntry
-    as LogEntry, LogInfo as LogInfo, OpenOptions as OpenOptions, PartStatus as PartStatus,
-    ReclaimItem as ReclaimItem, ReclaimResult as ReclaimResult, Share as Share, Signed as Signed,
-    TokenMode as TokenMode, Window as Window,
+    CheckpointInfo as CheckpointInfo, Commit as Commit, CorruptKind as CorruptKind, CorruptPlace as
+    CorruptPlace, CreateAction as CreateAction, DirectoryEntry as DirectoryEntry, Disposition as
+    Disposition, FileCommit as FileCommit, FileInfo as FileInfo, Grant as Grant, HeldLock as
+    HeldLock, Interface as Interface, LockRange as LockRange, LogEntry as LogEntry, LogInfo as
+    LogInfo, OpenOptions as OpenOptions, PartStatus as PartStatus, ReclaimItem as ReclaimItem,
+    ReclaimResult as ReclaimResult, Share as Share, Signed as Signed, TokenMode as TokenMode, Window
+    as Window,
 )
 # fmt: on
 
@@ -580,6 +581,14 @@ class SizeReply(Message):
     modified_ns: Signed = 0
 
 
+@message(94)
+@dataclass(slots=True)
+class ReportCorrupt(Message):
+    """Node or follower -> authority, -> Done when it is logged. Again is harmless."""
+
+    places: list[CorruptPlace] = field(default_factory=list)
+
+
 # Resume-key service: follower <-> active authority
 # --------------------------------------------------------
 
@@ -734,6 +743,21 @@ class ClusterStatus(Message):
 class ClusterStatusReply(Message):
     run_id: bytes = b""
     parts: list[PartStatus] = field(default_factory=list)
+
+
+@message(180)
+@dataclass(slots=True)
+class ListCorrupt(Message):
+    """-> CorruptList, from the authority that owns the volume; for people and tests."""
+
+
+@message(181)
+@dataclass(slots=True)
+class CorruptList(Message):
+    """``places``: the first ones; ``total``: of all."""
+
+    places: list[CorruptPlace] = field(default_factory=list)
+    total: int = 0
 
 
 @message(178)

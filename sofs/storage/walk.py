@@ -328,8 +328,8 @@ class Walk:
 
     def _start(self, numbers: list[int]) -> tuple[int, int] | None:
         """Index of the piece to begin with, and 0: the last that starts at or below the first
-        record asked for. None when the log is empty. Pieces before it may be deleted; piece 0, which
-        states where the log begins, goes last."""
+        record asked for. None when the log is empty. Pieces before it may be deleted; piece 0,
+        which states where the log begins, goes last."""
         origin = self._header(0) if numbers and numbers[0] == 0 else None
         if origin is not None:
             self.first_sequence = origin.first_sequence

@@ -50,6 +50,7 @@ from sofs.services.authority.env import AuthorityEnv
 from sofs.services.authority.feed import FollowerFeed
 from sofs.services.authority.follower import checkpoint_ref
 from sofs.services.authority.group_log import GroupLog
+from sofs.services.authority.reports import FOLLOWER, Reports
 from sofs.services.authority.resume import Resumption
 from sofs.services.authority.schema import SCHEMA_VERSION
 from sofs.services.authority.service_nodes import NodeLink, Nodes, check_commit
@@ -104,6 +105,8 @@ class ActiveAuthority:
             env, claim.incarnation, self.state, self.group, self._tasks, self._node_left
         )
         self.checkpoints = Checkpoints(env, claim, lineage, database, self.group, self.feed)
+        self.reports = Reports(env.clock, self.state, self.group, self._run, self.checkpoints.want)
+        self.checkpoints.needless_below = self.reports.needless_below
         self.space = SpaceReclaimer(env.clock, env.fenced, self.state, self.group)
         self.resume = Resumption(env, self.state, self._tasks, self._release)
         self._channels: dict[Channel, NodeLink | None] = {}
@@ -207,6 +210,8 @@ class ActiveAuthority:
             self.feed.followed(channel.remote.sender, body)
         elif isinstance(body, m.CheckpointTaken):
             channel.serve(envelope.call, self._name_checkpoint(body))
+        elif isinstance(body, m.ReportCorrupt) and self._channels.get(channel) is None:
+            channel.serve(envelope.call, self.reports.take(FOLLOWER, body))
         elif isinstance(body, m.HandBack):
             # A task of this life: the follower's stream may end in the middle of it.
             work = self._tasks.spawn(self._hand_back(body), "hand-back")
@@ -264,6 +269,7 @@ class ActiveAuthority:
             m.FetchExtents: self._fetch_extents,
             m.CommitRecords: self._commit_records,
             m.Disconnected: self._disconnected,
+            m.ReportCorrupt: self._node_reports,
         }
 
     def _node_left(self, incarnation: bytes, sealed: bool) -> None:
@@ -437,6 +443,9 @@ class ActiveAuthority:
         reply = await self._run(rules, reserved=0)
         self.resume.orphaned(None)
         return reply
+
+    async def _node_reports(self, link: NodeLink, body: m.ReportCorrupt) -> m.Message:
+        return await self.reports.take(link.name, body)
 
     # Files
     # -----------------------------------------------------------------------------------------
@@ -734,6 +743,7 @@ class ActiveAuthority:
             f"groups={self.group.groups}",
             f"seals={self.nodes.seals_done}",
             f"segments_deleted={self.space.segments_deleted}",
+            *self.reports.facts(),
         ]
         return m.PartStateReply(self.env.settings.part, "", self.claim.incarnation, "active", facts)
 

@@ -47,7 +47,7 @@ from sofs.errors import (
     WrongIncarnation,
 )
 from sofs.ids import Epoch, Incarnation
-from sofs.ports.log import Claim, SealedLog
+from sofs.ports.log import Claim, Gap, SealedLog
 from sofs.ports.stream import Envelope
 from sofs.services.authority.blocked import Blocked, HandleRef, TokenRef
 from sofs.services.authority.env import AuthorityEnv, node_role
@@ -252,11 +252,16 @@ class Nodes:
         if row is None:
             return
         log_id, applied = row
-        sealed = await fenced.seal(own, after_sequence=applied)
+        sealed = await fenced.seal(own, after_sequence=applied, damaged_ok=True)
+        lost = [gap for gap in sealed.gaps if gap.last > applied]
+        for gap in sealed.gaps:
+            log.error("$corrupt: records %d to %d of %s: %s", gap.first, gap.last, role, gap.what)
         await self._group.room()
         with self._group.transaction():
             if self._state.is_live_node(incarnation):
                 self._state.replay_tail(log_id, data_records(sealed))
+                if lost:
+                    self._lose(log_id, lost[0])
                 self._state.seal_node(incarnation, sealed.last_sequence)
         self.seals_done += 1
         self._node_left(incarnation, True)
@@ -269,6 +274,13 @@ class Nodes:
             sealed.last_sequence,
             len(sealed.records),
         )
+
+    def _lose(self, log_id: int, gap: Gap) -> None:
+        """Acknowledged writes of a node are lost: its files are refused, all others go on."""
+        files = self._state.lose_records(
+            log_id, gap.first, self._env.settings.part, self._env.clock.wall_ns()
+        )
+        log.error("$corrupt: %d files may have lost writes: %s", len(files), files[:10])
 
     # Asking nodes
     # ----------------------------------------------------------------------------------
