@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+import pytest
 from authority_harness import NOW, RW, RWD, Client, Node, Volume, dump
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
@@ -418,3 +419,12 @@ TestAuthorityMachine.settings = settings(
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
 )
+
+
+def test_no_limit_of_time_raises_inside_an_example(request: pytest.FixtureRequest) -> None:
+    """See ``pytest_collection_modifyitems``."""
+    models = [item for item in request.session.items if "TestAuthorityMachine" in item.nodeid]
+    for item in models:
+        marker = item.get_closest_marker("timeout")
+        assert marker is not None
+        assert marker.kwargs == {"method": "thread"}
