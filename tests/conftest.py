@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import is_hypothesis_test
+from hypothesis import is_hypothesis_test, settings
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -12,6 +12,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 EXAMPLES_S_MAX = 900
+settings.register_profile("without a clock", deadline=None)  # Loaded machines flake otherwise.
+settings.load_profile("without a clock")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
