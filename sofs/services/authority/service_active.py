@@ -404,7 +404,14 @@ class ActiveAuthority:
         if seal is not None:
             await self.nodes.seal(body.incarnation)
             raise StaleGeneration("this incarnation's data log is sealed; start a new one")
-        reply = await self._run(lambda: self.state.register_node(body))
+
+        def rules() -> m.Message:
+            # What still runs for the older stream must not take effect behind this report of
+            # handles: nobody would know of an open that it made.
+            self.nodes.replace_stream(body.incarnation, channel)
+            return self.state.register_node(body)
+
+        reply = await self._run(rules)
         assert isinstance(reply, m.RegisterNodeReply)
         reply.epoch, reply.incarnation = self.claim.epoch, self.claim.incarnation
         link = NodeLink(body.incarnation, body.node, body.endpoint, reply.log_id, channel)

@@ -110,11 +110,16 @@ class Nodes:
         link = self._links.get(incarnation)
         return link if link is not None and link.channel.alive else None
 
-    def register(self, link: NodeLink) -> None:
-        """A node (re)registered: its older stream, if any, is ended; who waits for it goes on."""
-        older = self._links.get(link.incarnation)
-        if older is not None and older.channel is not link.channel:
+    def replace_stream(self, incarnation: bytes, channel: Channel) -> None:
+        """A node registers over ``channel``: its older stream is ended, with all that runs for
+        it."""
+        older = self._links.get(incarnation)
+        if older is not None and older.channel is not channel:
             older.channel.end(Unavailable("the node registered over another stream"))
+
+    def register(self, link: NodeLink) -> None:
+        """A node (re)registered: who waits for it goes on."""
+        self.replace_stream(link.incarnation, link.channel)
         self._links[link.incarnation] = link
         # Its process runs again: whoever accused it less than a limit ago was too hasty.
         self._env.suspicion.returned(link.name, self._env.clock.monotonic_ms())
