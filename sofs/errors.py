@@ -258,7 +258,7 @@ class StoreUnknown(SofsError, OSError, code="STORE_UNKNOWN", retry="new-session"
 
 class Corrupt(SofsError, OSError, code="DATA_CORRUPT"):
     """Stored bytes fail their checksum; the message names log, sequence and offset. Restore the
-    range from a copy. The part that found it says `$corrupt` and the same in its log file."""
+    range from a copy. `sofs status --facts` lists what was found damaged."""
 
 
 class BackendRefused(SofsError, code="BACKEND_REFUSED"):

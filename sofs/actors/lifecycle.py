@@ -26,7 +26,8 @@ from sofs.actors.compose import PartConfig, create_roots, make_world
 from sofs.actors.procfile import ProcFacts
 from sofs.actors.ray_cluster import HEAD, RAY_NODE
 from sofs.actors.rundir import RunRecord
-from sofs.core.messages import PartStateReply
+from sofs.constants import BLOCK_BYTES
+from sofs.core.messages import CorruptKind, CorruptList, CorruptPlace, PartStateReply
 from sofs.errors import (
     InvalidParameter,
     OtherRun,
@@ -36,7 +37,7 @@ from sofs.errors import (
     error_from_code,
 )
 from sofs.rpc.transport import GrpcTransport
-from sofs.services.leader.ask import answers, part_state
+from sofs.services.leader.ask import answers, corrupt_list, part_state
 from sofs.services.leader.reign import SLOTS_MAX
 from sofs.services.leader.run import LEADER_ROLE
 from sofs.storage import SystemClock, SystemEntropy, ThreadBlocking, attach, open_fenced, roots
@@ -47,6 +48,7 @@ PROBLEM_S_MAX: Final = 3.0  # A part that cannot start for this long fails the s
 POLL_S: Final = 0.05
 PORTS_COUNT: Final = 2  # Node and witness.
 SHARE: Final = "share"
+_KINDS: Final = tuple(CorruptKind)
 
 Say = Callable[[str], None]
 
@@ -391,8 +393,27 @@ class PartReport:
 
 
 @dataclass(frozen=True, slots=True)
+class CorruptReport:
+    """One damaged place. ``kind``: "page" (one page of a file), "lost" (the whole file: writes to
+    it are lost), "store" (``object``, of the authority's own). ``offset`` and ``length`` in bytes;
+    length 0: to the file's end. ``found``: seconds since 1970."""
+
+    kind: str
+    path: str
+    offset: int
+    length: int
+    object: str
+    log_id: int
+    segment: int
+    sequence: int
+    found_by: str
+    found: float
+
+
+@dataclass(frozen=True, slots=True)
 class Report:
-    """``notes`` say what is wrong and what to do. ``serving``: can clients be served?"""
+    """``notes`` say what is wrong and what to do. ``serving``: can clients be served? ``corrupt``:
+    what was found damaged, the first of ``corrupt_total`` places."""
 
     up: bool
     run_dir: str
@@ -402,6 +423,8 @@ class Report:
     serving: bool
     parts: list[PartReport]
     notes: list[str]
+    corrupt: list[CorruptReport] = field(default_factory=list)
+    corrupt_total: int = 0
 
 
 def status(run_dir: Path, credential: str) -> Report:
@@ -414,13 +437,8 @@ def status(run_dir: Path, credential: str) -> Report:
     names += [name for name in part_names(record.nodes) if record.up or name in found]
     asked = [found[n] for n in names if n in found and found[n].address]
     asked = [facts for facts in asked if procfile.alive(facts)]
-    states = dict(
-        zip(
-            [facts.name for facts in asked],
-            asyncio.run(_states(asked, credential)),
-            strict=True,
-        )
-    )
+    answers, damage = asyncio.run(_states_and_damage(asked, credential))
+    states = dict(zip([facts.name for facts in asked], answers, strict=True))
     reports = [_report(name, found.get(name), states.get(name)) for name in names]
     if not record.up:
         reports = [report for report in reports if report.state != "dead"]
@@ -435,8 +453,35 @@ def status(run_dir: Path, credential: str) -> Report:
         url=record.url,
         serving=serving,
         parts=reports,
-        notes=_notes(record, reports),
+        notes=[*_notes(record, reports), *_damage_notes(damage)],
+        corrupt=[_damaged(place) for place in damage.places],
+        corrupt_total=damage.total,
     )
+
+
+def _damaged(place: CorruptPlace) -> CorruptReport:
+    whole = place.kind != CorruptKind.PAGE
+    return CorruptReport(
+        CorruptKind(place.kind).name.lower() if place.kind in _KINDS else str(place.kind),
+        place.path,
+        place.page * BLOCK_BYTES,
+        0 if whole else place.pages * BLOCK_BYTES,
+        place.object,
+        place.log_id,
+        place.segment,
+        place.sequence,
+        place.found_by,
+        place.found_ns / 1e9,
+    )
+
+
+def _damage_notes(damage: CorruptList) -> list[str]:
+    if not damage.total:
+        return []
+    return [
+        f"{damage.total} damaged places ($corrupt): `sofs status --facts` lists them; write those "
+        "ranges anew from a copy, or delete the files"
+    ]
 
 
 def _report(name: str, facts: ProcFacts | None, state: PartStateReply | str | None) -> PartReport:
@@ -478,6 +523,24 @@ def _notes(record: RunRecord, reports: Sequence[PartReport]) -> list[str]:
     if parts and HEAD not in dead:
         notes.append(f"{', '.join(parts)}: not there, or being restarted")
     return notes
+
+
+async def _states_and_damage(
+    asked: Sequence[ProcFacts], credential: str
+) -> tuple[list[PartStateReply | str], CorruptList]:
+    """The states of parts, and what the volume's owner has of damage."""
+    states = await _states(asked, credential)
+    world = make_world(credential)
+    damage = CorruptList()
+    try:
+        for facts, state in zip(asked, states, strict=True):
+            if isinstance(state, PartStateReply) and state.state == "active":
+                damage = await corrupt_list(world.clock, world.transport, facts.address)
+    except SofsError:
+        return states, damage  # It was superseded meanwhile; the next look asks the other.
+    finally:
+        await world.transport.close()
+    return states, damage
 
 
 async def _states(asked: Sequence[ProcFacts], credential: str) -> list[PartStateReply | str]:

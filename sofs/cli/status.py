@@ -9,7 +9,7 @@ from dataclasses import asdict
 from typing import Final
 
 from sofs.actors import lifecycle, rundir
-from sofs.actors.lifecycle import Report
+from sofs.actors.lifecycle import CorruptReport, Report
 from sofs.cli.up import add_run_dir
 from sofs.rpc.credential import find_credential
 
@@ -17,6 +17,7 @@ EXAMPLES: Final = """\
 examples:
   sofs status                    the one cluster that is up
   sofs status --json | jq .parts
+  sofs status --json | jq .corrupt     what was found damaged
   sofs status --root /srv/sofs
 
 Exit status: 0 when clients are served, 3 when they are not.
@@ -49,6 +50,18 @@ def run(options: argparse.Namespace) -> int:
     return 0 if report.serving else EXIT_NOT_SERVING
 
 
+def damaged(place: CorruptReport) -> str:
+    """One damaged place for people."""
+    record = f"log {place.log_id}, segment {place.segment}, sequence {place.sequence}"
+    if place.kind == "store":
+        return f"{place.object} (found by {place.found_by})"
+    if place.kind == "lost":
+        what = "writes are lost; the whole file is refused"
+    else:
+        what = f"bytes {place.offset} to {place.offset + place.length}"
+    return f"{place.path}: {what} ({record}; found by {place.found_by})"
+
+
 def table(report: Report, facts: bool = False) -> str:
     """The report for people."""
     lines = []
@@ -66,6 +79,11 @@ def table(report: Report, facts: bool = False) -> str:
         )
         if facts:
             lines += [f"    {fact}" for fact in part.facts]
+    if facts and report.corrupt:
+        lines += ["", "DAMAGED"]
+        lines += [f"    {damaged(place)}" for place in report.corrupt]
+        more = report.corrupt_total - len(report.corrupt)
+        lines += [f"    and {more} more"] if more else []
     if report.notes:
         lines += ["", *report.notes]
     return "\n".join(lines)

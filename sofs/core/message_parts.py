@@ -189,6 +189,33 @@ class Grant:
     logs: list[LogInfo] = field(default_factory=list)
 
 
+class CorruptKind(IntEnum):
+    """What is damaged; see ``services/authority/damage.py``."""
+
+    PAGE = 1  # A stored page of a file fails its checksum.
+    LOST = 2  # Acknowledged records of the file's writer cannot be read: the file is refused.
+    STORE = 3  # A checkpoint or a record of the authority's own log.
+
+
+@dataclass(slots=True)
+class CorruptPlace:
+    """Damage that was found. ``pages`` from ``page`` on of file ``ino`` (0: none), as the record
+    ``sequence`` in ``segment`` of a data log holds them; ``object``: what is damaged if it is no
+    file. ``found_by``, ``found_ns`` and ``path`` are the authority's to fill."""
+
+    kind: int = 0
+    ino: int = 0
+    page: int = 0
+    pages: int = 0
+    log_id: int = 0
+    segment: int = 0
+    sequence: int = 0
+    object: str = ""
+    found_by: str = ""
+    found_ns: Signed = 0
+    path: str = ""
+
+
 @dataclass(slots=True)
 class DirectoryEntry:
     """``size`` is a hint: a file that is being written shows it late; ask stat."""

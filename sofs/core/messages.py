@@ -15,44 +15,33 @@ overwrites ``client`` and ``principal`` from the session, so nobody speaks for a
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TypeVar
 
 # fmt: off
+from sofs.core.control_messages import (  # isort: skip
+    AsyncNotify as AsyncNotify, CheckpointTaken as CheckpointTaken, ClusterStatus as
+    ClusterStatus, ClusterStatusReply as ClusterStatusReply, CorruptList as CorruptList, Entries
+    as Entries, Follow as Follow, FollowReply as FollowReply, Followed as Followed,
+    GetInterfaceList as GetInterfaceList, HandBack as HandBack, HandBackReply as HandBackReply,
+    InterfaceList as InterfaceList, ListCorrupt as ListCorrupt, Notification as Notification,
+    PartState as PartState, PartStateReply as PartStateReply, RegisterWitness as
+    RegisterWitness, RegisterWitnessReply as RegisterWitnessReply, UnregisterWitness as
+    UnregisterWitness,
+)
+from sofs.core.message_base import (  # isort: skip
+    MESSAGES as MESSAGES, Message as Message, message as message,
+)
 from sofs.core.message_parts import (  # isort: skip
     Access as Access, AppendResult as AppendResult, BoundHandle as BoundHandle, Caller as Caller,
-    CheckpointInfo as CheckpointInfo, Commit as Commit, CreateAction as CreateAction,
-    DataRange as DataRange, DirectoryEntry as DirectoryEntry, Disposition as Disposition,
-    FileCommit as FileCommit, FileInfo as FileInfo, Grant as Grant, HeldLock as HeldLock,
-    Interface as Interface, LockRange as LockRange, LogEntry as LogEntry, LogInfo as LogInfo,
-    OpenOptions as OpenOptions, PartStatus as PartStatus, ReclaimItem as ReclaimItem,
-    ReclaimResult as ReclaimResult, Share as Share, Signed as Signed, TokenMode as TokenMode,
-    Window as Window,
+    CheckpointInfo as CheckpointInfo, Commit as Commit, CorruptKind as CorruptKind, CorruptPlace
+    as CorruptPlace, CreateAction as CreateAction, DataRange as DataRange, DirectoryEntry as
+    DirectoryEntry, Disposition as Disposition, FileCommit as FileCommit, FileInfo as FileInfo,
+    Grant as Grant, HeldLock as HeldLock, Interface as Interface, LockRange as LockRange,
+    LogEntry as LogEntry, LogInfo as LogInfo, OpenOptions as OpenOptions, PartStatus as
+    PartStatus, ReclaimItem as ReclaimItem, ReclaimResult as ReclaimResult, Share as Share,
+    Signed as Signed, TokenMode as TokenMode, Window as Window,
 )
 # fmt: on
-
-
-class Message:
-    """Base of all messages that may stand in an envelope."""
-
-    __slots__ = ()
-
-
-M = TypeVar("M", bound=type)
-MESSAGES: dict[int, type[Message]] = {}
-
-
-def message(tag: int) -> Callable[[M], M]:
-    """Register a message under its field number in ``Envelope.body``."""
-
-    def register(cls: M) -> M:
-        if tag in MESSAGES or tag < 16:
-            raise TypeError(f"message tag {tag} is taken or reserved")
-        MESSAGES[tag] = cls
-        return cls
-
-    return register
 
 
 # Any service
@@ -625,174 +614,9 @@ class SizeReply(Message):
     modified_ns: Signed = 0
 
 
-# Resume-key service: follower <-> active authority
-# --------------------------------------------------------
-
-
-@message(112)
+@message(94)
 @dataclass(slots=True)
-class Follow(Message):
-    """-> FollowReply, then ``Entries`` pushes on the same stream. From after (``epoch``,
-    ``sequence``)."""
+class ReportCorrupt(Message):
+    """Node or follower -> authority, -> Done when it is logged. Again is harmless."""
 
-    incarnation: bytes = b""
-    part: str = ""
-    endpoint: str = ""
-    epoch: int = 0
-    sequence: int = 0
-
-
-@message(113)
-@dataclass(slots=True)
-class FollowReply(Message):
-    """``from_store``: too far behind to push; read checkpoint and log from the store up to the
-    position, then follow again."""
-
-    epoch: int = 0
-    sequence: int = 0
-    from_store: bool = False
-
-
-@message(114)
-@dataclass(slots=True)
-class Entries(Message):
-    """Active -> follower, no reply: entries that are durable and checked, in order, of
-    ``epoch``."""
-
-    epoch: int = 0
-    entries: list[LogEntry] = field(default_factory=list)
-
-
-@message(115)
-@dataclass(slots=True)
-class Followed(Message):
-    """Follower -> active, no reply: applied through ``sequence``. Nobody waits for it."""
-
-    epoch: int = 0
-    sequence: int = 0
-
-
-@message(116)
-@dataclass(slots=True)
-class CheckpointTaken(Message):
-    """Follower -> active, -> Done: only the active logs it (R10)."""
-
-    checkpoint: CheckpointInfo = field(default_factory=CheckpointInfo)
-
-
-@message(117)
-@dataclass(slots=True)
-class HandBack(Message):
-    """Coordinator (following at lag 0) -> acting resume-key, -> HandBackReply: please hand the
-    volume back."""
-
-    incarnation: bytes = b""
-
-
-@message(118)
-@dataclass(slots=True)
-class HandBackReply(Message):
-    """``accepted``: the acting one logged the handover and stopped; claim the next epoch now."""
-
-    accepted: bool = False
-    epoch: int = 0
-    last_sequence: int = 0
-
-
-# Witness service (MS-SWN)
-# ---------------------------------------------------------------------------------
-
-
-@message(144)
-@dataclass(slots=True)
-class GetInterfaceList(Message):
-    """-> InterfaceList."""
-
-
-@message(145)
-@dataclass(slots=True)
-class InterfaceList(Message):
-    interfaces: list[Interface] = field(default_factory=list)
-
-
-@message(146)
-@dataclass(slots=True)
-class RegisterWitness(Message):
-    """-> RegisterWitnessReply. ``version`` 0x00020000. ``address``: of the node that the client
-    uses."""
-
-    version: int = 0
-    net_name: str = ""
-    share_name: str = ""
-    address: str = ""
-    client_name: str = ""
-    flags: int = 0
-    keep_alive_s: int = 0
-
-
-@message(147)
-@dataclass(slots=True)
-class RegisterWitnessReply(Message):
-    context: bytes = b""
-
-
-@message(148)
-@dataclass(slots=True)
-class AsyncNotify(Message):
-    """-> Notification, when there is one."""
-
-    context: bytes = b""
-
-
-@message(149)
-@dataclass(slots=True)
-class Notification(Message):
-    """``kind`` 1 resource change, 2 client move, 3 share move, 4 IP change; ``state`` 1 available,
-    255 unavailable; ``address`` of the resource, or where to move."""
-
-    kind: int = 0
-    state: int = 0
-    node: str = ""
-    address: str = ""
-
-
-@message(150)
-@dataclass(slots=True)
-class UnregisterWitness(Message):
-    """-> Done."""
-
-    context: bytes = b""
-
-
-# Cluster service (leader)
-# ---------------------------------------------------------------------------------
-
-
-@message(176)
-@dataclass(slots=True)
-class ClusterStatus(Message):
-    """-> ClusterStatusReply."""
-
-
-@message(177)
-@dataclass(slots=True)
-class ClusterStatusReply(Message):
-    run_id: bytes = b""
-    parts: list[PartStatus] = field(default_factory=list)
-
-
-@message(178)
-@dataclass(slots=True)
-class PartState(Message):
-    """-> PartStateReply. Any part answers for itself; for people and tests."""
-
-
-@message(179)
-@dataclass(slots=True)
-class PartStateReply(Message):
-    part: str = ""
-    name: str = ""
-    incarnation: bytes = b""
-    state: str = ""
-    facts: list[str] = field(default_factory=list)
-    """``name=value`` lines: role, epoch, lag, gate phase, counters."""
+    places: list[CorruptPlace] = field(default_factory=list)

@@ -43,6 +43,16 @@ class Placement:
 
 
 @dataclass(frozen=True, slots=True)
+class Gap:
+    """Records ``first..last`` of a log that were durable and cannot be read any more. ``what``
+    names the object and the place."""
+
+    first: int
+    last: int
+    what: str
+
+
+@dataclass(frozen=True, slots=True)
 class SealedLog:
     """A log that will never grow. ``last_sequence`` is ``first_sequence - 1`` when it holds no
     record."""
@@ -55,6 +65,9 @@ class SealedLog:
     resumed_at: int = 0
     """First record behind deleted segments: those between the first segment and it are gone (0:
     none)."""
+    gaps: Sequence[Gap] = ()
+    """What damage took of it, ascending; only with ``damaged_ok``. Some may lie at or below
+    ``after_sequence``."""
 
 
 class LogWriter(Protocol):
@@ -194,6 +207,7 @@ class FencedStore(Protocol):
         after_sequence: int = 0,
         known_durable: int = 0,
         deleted_ok: bool = False,
+        damaged_ok: bool = False,
     ) -> SealedLog:
         """R4 for a log whose successor claim this process owns: read to the first record that is
         not whole, tell a torn tail from corruption (R5), fsync what was read and its folder, drop
@@ -205,7 +219,9 @@ class FencedStore(Protocol):
 
         Raises Corrupt when a bad record lies at or below one known as durable, or when segments
         behind the first are missing that held records above ``after_sequence``; with ``deleted_ok``
-        the latter is told by ``SealedLog.resumed_at`` and the caller judges.
+        the latter is told by ``SealedLog.resumed_at`` and the caller judges. With ``damaged_ok``
+        the log of an append backend is read on behind bad records, and ``SealedLog.gaps`` names
+        them; ``last_sequence`` then counts them too.
         """
         ...
 

@@ -19,7 +19,7 @@ refuse addresses outside the loopback.
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+from typing import Any, Final
 
 import grpc
 import grpc.aio
@@ -34,6 +34,9 @@ from sofs.rpc.status import error_of_connect
 from sofs.rpc.stream import GrpcStream
 from sofs.rpc.timing import within
 
+LAST_WORDS_TASK: Final = "_AioCall._handle_status_once_received"  # Of grpc.aio, without a name.
+LAST_WORDS_MS_MAX: Final = 1_000
+
 
 class GrpcTransport:
     """``ports.stream.Transport`` over grpc.aio. Use it inside one event loop."""
@@ -46,6 +49,7 @@ class GrpcTransport:
         self._credential = credential
         self._clock = clock
         self._streams: dict[asyncio.Task[None], GrpcStream] = {}  # By their pumps.
+        self._last_words: dict[asyncio.Task[Any], None] = {}
         self._listeners: list[GrpcListener] = []  # Those whose connections may still linger.
 
     async def connect(self, address: str, service: str, *, timeout_ms: int) -> Stream:
@@ -55,6 +59,7 @@ class GrpcTransport:
         if method is None:
             raise InvalidParameter(f"service {service!r}; use one of {', '.join(METHODS)}")
         target = join_address(*require_loopback(address))
+        others = _status_tasks()
         channel = grpc.aio.insecure_channel(target, options=channel_options(timeout_ms))
         call: Any = channel.stream_stream(method)(metadata=((CREDENTIAL_KEY, self._credential),))
         accepted = False
@@ -69,6 +74,7 @@ class GrpcTransport:
             if not accepted:
                 call.cancel()
                 await channel.close()
+            self._watch_last_words(others)
         stream = GrpcStream(target, call.read, call.write, call.cancel)
         pump = asyncio.create_task(_pump(stream, call, channel), name=f"pump-{service}-{target}")
         self._streams[pump] = stream
@@ -88,14 +94,28 @@ class GrpcTransport:
         return listener
 
     async def close(self) -> None:
-        """End all streams that connects made and wait until gRPC is done with them. Needed before
-        an event loop is closed while others of the process go on: gRPC tells a loop of its events
-        from the threads of all of them."""
+        """End all streams that connects made, and wait until gRPC is done with them and with
+        connects that came to nothing. Needed before an event loop is closed while others of the
+        process go on: gRPC tells a loop of its events from the threads of all of them, and drops
+        the events of others when one loop is closed already ("Event loop is closed")."""
         pumps = list(self._streams)
         for stream in list(self._streams.values()):
             stream.close()
         if pumps:
             await asyncio.wait(pumps)
+        await within(self._clock, LAST_WORDS_MS_MAX, self._heard())
+
+    def _watch_last_words(self, others: list[asyncio.Task[Any]]) -> None:
+        """Find the tasks in which grpc.aio waits for the last event of calls: they end when there
+        is nothing more to come. A call that was cancelled says that it is over long before."""
+        for task in _status_tasks():
+            if task not in others and task not in self._last_words:
+                self._last_words[task] = None
+                task.add_done_callback(lambda done: self._last_words.pop(done, None))
+
+    async def _heard(self) -> None:
+        while self._last_words:
+            await asyncio.wait(list(self._last_words))
 
     def _pumped(self, pump: asyncio.Task[None]) -> None:
         del self._streams[pump]
@@ -111,6 +131,11 @@ async def _accepted(call: Any, target: str, refusal: list[SofsError]) -> None:
     metadata = await call.initial_metadata()
     if not any(key == ACCEPTED_KEY for key, _ in metadata):
         refusal.append(error_of_connect(await call.code(), await call.details() or "", target))
+
+
+def _status_tasks() -> list[asyncio.Task[Any]]:
+    names = ((task, getattr(task.get_coro(), "__qualname__", "")) for task in asyncio.all_tasks())
+    return [task for task, name in names if name == LAST_WORDS_TASK]
 
 
 async def _pump(stream: GrpcStream, call: Any, channel: grpc.aio.Channel) -> None:

@@ -167,9 +167,10 @@ class StoreFences:
         after_sequence: int = 0,
         known_durable: int = 0,
         deleted_ok: bool = False,
+        damaged_ok: bool = False,
     ) -> SealedLog:
         """Seal a log; see the port."""
-        what = Asked(after_sequence, max(after_sequence, known_durable), deleted_ok)
+        what = Asked(after_sequence, max(after_sequence, known_durable), deleted_ok, damaged_ok)
         if self._append is None:
             return await seal_slot_log(self._store, claim, self._blocking, self._entropy, what)
         return await seal_append_log(self._append, claim, self._blocking, what)

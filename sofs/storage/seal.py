@@ -82,7 +82,12 @@ async def seal_append_log(
     finally:
         await blocking.run("", segments.close)
     return SealedLog(
-        claim, walk.first_sequence, walk.next_sequence - 1, walk.records, walk.resumed_at
+        claim,
+        walk.first_sequence,
+        walk.next_sequence - 1,
+        walk.records,
+        walk.resumed_at,
+        walk.gaps,
     )
 
 

@@ -15,6 +15,10 @@ that cannot be told from a torn one was named durable by nobody: at most it is o
 Data records (with block sums) at or below the evidence are checked by their headers only: their
 pages are verified whenever they are read, and one bad page must not stop the recovery of other
 files. All others are checked whole.
+
+A caller that can go on without the damaged records (``damaged_ok``) is told of them as gaps: the
+walk goes on at the next whole record of this log behind the bad place, and a gap names every
+sequence up to it, or up to what the evidence says was durable. Nothing is left out in silence.
 """
 
 from __future__ import annotations
@@ -39,6 +43,7 @@ from sofs.core.record import (
 )
 from sofs.errors import Corrupt
 from sofs.ids import ID_BYTES
+from sofs.ports.log import Gap
 
 WINDOW_BYTES: Final = MIB
 SEARCH_BYTES: Final = 64 * KIB  # Read at once while searching: stays in the processor's cache.
@@ -50,11 +55,13 @@ SEEK_ENOUGH_BYTES: Final = 64 * KIB  # Walking this much costs less than another
 @dataclass(frozen=True, slots=True)
 class Asked:
     """What a caller wants of a log and knows about it: records above ``after``; sequences up to
-    ``known`` were acknowledged; whether segments behind the first may be missing."""
+    ``known`` were acknowledged; whether segments behind the first may be missing, and whether
+    damaged records are told as gaps instead of an error."""
 
     after: int
     known: int
     deleted_ok: bool
+    damaged_ok: bool = False
 
 
 class Pieces(Protocol):
@@ -179,6 +186,11 @@ class _Reader:
                 low, best = found.end_offset, found
         return best
 
+    def next_header(self, at: int) -> Record | None:
+        """The first record of this log that starts at ``at`` or behind it; only its header is
+        verified."""
+        return self._next_header(at, self.size)
+
     def _next_header(self, at: int, end: int) -> Record | None:
         """The first record of this log that starts in ``at..end``."""
         for start in range(at, end, SEARCH_BYTES):
@@ -233,38 +245,80 @@ class _Span:
 
 class Walk:
     """One pass over a log's segments. After ``run``: ``records`` above ``after``,
-    ``first_sequence``, ``next_sequence``, ``durable`` (the evidence), and ``read`` (the pieces
-    looked at)."""
+    ``first_sequence``, ``next_sequence``, ``durable`` (the evidence), ``gaps`` (what damage took),
+    and ``read`` (the pieces looked at)."""
 
     def __init__(self, pieces: Pieces, nonce: bytes, asked: Asked) -> None:
         self._pieces = pieces
         self._nonce = nonce
         self._after = after = asked.after
         self._deleted_ok = asked.deleted_ok
+        self._damaged_ok = asked.damaged_ok
+        self._bad = (0, 0)  # Index of a piece, and where in it: of the damage that is told of.
         self.durable = asked.known
         self.resumed_at = 0
+        self.gaps: list[Gap] = []
         self.records: list[Record] = []
         self.first_sequence = self.next_sequence = after + 1
         self.read: dict[int, None] = {}
-        self._spans: dict[int, _Span] = {}
+        self._spans: list[tuple[int, _Span]] = []  # By piece; behind a gap begins another one.
 
     def run(self) -> None:
         """Read the log to its end. Raises Corrupt, naming the object, the offset and the
         sequence."""
         numbers = self._pieces.numbers()
-        index = self._start(numbers)
-        if index is None:
-            return
-        while self._piece(numbers[index], numbers[index + 1 :]):
-            index += 1
+        place: tuple[int, int] | None = None
+        while True:
+            try:
+                if place is None:
+                    place = self._start(numbers)
+                if place is not None:
+                    self._walk(numbers, *place)
+                return
+            except Corrupt as error:
+                if not self._damaged_ok:
+                    raise
+                place = self._behind(numbers, error)
+                if place is None:
+                    return
+
+    def _walk(self, numbers: list[int], index: int, at: int) -> None:
+        """Walk from offset ``at`` of a piece (0: its beginning) to the end of the log."""
+        while self._piece(numbers, index, at):
+            index, at = index + 1, 0
             # The next segment exists durably before the ROLL that leads to it is written.
             if index == len(numbers):
+                self._bad = (index, 0)
                 raise self._missing(numbers[index - 1] + 1)
             if numbers[index] != numbers[index - 1] + 1:
                 header = self._header(numbers[index])
                 if index != 1 or header is None or not self._deleted_ok:
+                    self._bad = (index, 0)
                     raise self._missing(numbers[index - 1] + 1)
                 self.next_sequence = self.resumed_at = header.first_sequence
+
+    def _behind(self, numbers: list[int], error: Corrupt) -> tuple[int, int] | None:
+        """Where the log goes on behind the damage that was found; None when nothing whole is
+        there. What lies between is a gap."""
+        bad_index, bad_at = self._bad
+        for index in range(bad_index, len(numbers)):
+            reader = self._reader(numbers[index])
+            at = bad_at + RECORD_ALIGN_BYTES if index == bad_index and bad_at else 0
+            found = reader.next_header(max(at, SEGMENT_HEADER_BYTES))
+            while found is not None:
+                whole = reader.record(record_start(found))
+                if whole is not None and whole.sequence >= self.next_sequence:
+                    self._lose(whole.sequence, error)
+                    return index, record_start(whole)
+                found = reader.next_header(record_start(found) + RECORD_ALIGN_BYTES)
+        self._lose(max(self.durable + 1, self.next_sequence), error)
+        return None
+
+    def _lose(self, end: int, error: Corrupt) -> None:
+        """The records from ``next_sequence`` up to ``end`` cannot be read."""
+        if end > self.next_sequence:
+            self.gaps.append(Gap(self.next_sequence, end - 1, error.message))
+            self.next_sequence = end
 
     def _missing(self, number: int) -> Corrupt:
         return Corrupt(f"{self._pieces.name(number)} is missing; restore it from a copy")
@@ -272,10 +326,10 @@ class Walk:
     def _header(self, number: int) -> SegmentHeader | None:
         return _header_of(self._pieces, number, self._nonce)
 
-    def _start(self, numbers: list[int]) -> int | None:
-        """Index of the piece to begin with: the last that starts at or below the first record
-        asked for. None when the log is empty. Pieces before it may be deleted; piece 0, which
-        states where the log begins, goes last."""
+    def _start(self, numbers: list[int]) -> tuple[int, int] | None:
+        """Index of the piece to begin with, and 0: the last that starts at or below the first
+        record asked for. None when the log is empty. Pieces before it may be deleted; piece 0,
+        which states where the log begins, goes last."""
         origin = self._header(0) if numbers and numbers[0] == 0 else None
         if origin is not None:
             self.first_sequence = origin.first_sequence
@@ -284,10 +338,10 @@ class Walk:
                 header = self._header(numbers[index])
                 if header is not None and header.first_sequence <= self._after + 1:
                     self.next_sequence = header.first_sequence
-                    return index
+                    return index, 0
         if origin is not None:
             self.next_sequence = origin.first_sequence
-            return 0
+            return 0, 0
         # No first segment, or a torn one: nothing was ever durable here, or the log is damaged.
         for number in numbers:
             self._search(self._reader(number), 0)
@@ -302,23 +356,26 @@ class Walk:
         self.read[number] = None
         return _Reader(self._pieces, number, self._nonce)
 
-    def _piece(self, number: int, later: list[int]) -> bool:
-        """Walk one piece; True when it ends with a ROLL."""
+    def _piece(self, numbers: list[int], index: int, at: int) -> bool:
+        """Walk one piece from ``at`` on; True when it ends with a ROLL."""
+        number = numbers[index]
         reader = self._reader(number)
-        header = reader.header()
-        if header is None or header.first_sequence != self.next_sequence:
-            self._end(number, 0, reader, later)
-            return False
-        at = SEGMENT_HEADER_BYTES
-        if self._after > self.next_sequence and not self._spans:
-            near = reader.seek(self._after)
-            if near is not None:
-                self.next_sequence, at = near.sequence, record_start(near)
-        span = self._spans[number] = _Span(self.next_sequence, at)
+        if not at:
+            header = reader.header()
+            if header is None or header.first_sequence != self.next_sequence:
+                self._end(numbers, index, 0, reader)
+                return False
+            at = SEGMENT_HEADER_BYTES
+            if self._after > self.next_sequence and not self._spans:
+                near = reader.seek(self._after)
+                if near is not None:
+                    self.next_sequence, at = near.sequence, record_start(near)
+        span = _Span(self.next_sequence, at)
+        self._spans.append((number, span))
         while True:
             record = reader.record(at)
             if record is None or record.sequence != self.next_sequence:
-                self._end(number, at, reader, later)
+                self._end(numbers, index, at, reader)
                 return False
             if record.durable_to > self.durable:
                 self.durable = record.durable_to
@@ -330,14 +387,15 @@ class Walk:
             if record.sequence > self._after:
                 self.records.append(record)
 
-    def _end(self, number: int, at: int, reader: _Reader, later: list[int]) -> None:
-        """The log ends at ``at`` of piece ``number``, unless there is evidence that it went on."""
+    def _end(self, numbers: list[int], index: int, at: int, reader: _Reader) -> None:
+        """The log ends at ``at`` of a piece, unless there is evidence that it went on."""
         self._search(reader, at)
-        for other in later:
+        for other in numbers[index + 1 :]:
             self._search(self._reader(other), 0)
         if self.durable >= self.next_sequence:
+            self._bad = (index, at)
             raise Corrupt(
-                f"{self._pieces.name(number)} is damaged at offset {at}: sequence "
+                f"{self._pieces.name(numbers[index])} is damaged at offset {at}: sequence "
                 f"{self.next_sequence} is no whole record, and {self.durable} was durable; "
                 "restore it from a copy"
             )
@@ -351,7 +409,7 @@ class Walk:
         others."""
         first_bad = self.next_sequence
         fresh: dict[int, Record] = {}
-        for number, span in self._spans.items():
+        for number, span in self._spans:
             if span.last <= self.durable:
                 continue
             first = max(self.durable + 1, span.first)

@@ -173,3 +173,80 @@ def test_a_damaged_page_of_an_older_data_record_leaves_the_others_readable() -> 
                 assert bad == [record.sequence == 2, False]
 
     run(main())
+
+
+def damaged_at(disk: ModelDisk, needle: bytes) -> None:
+    """Flip a byte of the header of the record that holds ``needle``."""
+    for file in segment_files(disk):
+        at = bytes(file.data).find(needle)
+        if at >= 0:
+            file.data[at - 40] ^= 1
+            file.durable = bytes(file.data)
+            return
+    raise AssertionError(f"{needle!r} is in no segment")
+
+
+@pytest.mark.parametrize(("width", "value"), [(1, 0x40), (64, 0xFF)])
+def test_who_can_go_on_gets_everything_but_the_damaged_records_and_is_told_which(
+    width: int, value: int
+) -> None:
+    async def main() -> None:
+        disk, written = await small_log(BATCHES)
+        gaps = 0
+        for file in segment_files(disk):
+            whole = bytes(file.data)
+            for at in range(0, len(whole), width):
+                damaged = bytearray(whole)
+                for byte in range(at, min(at + width, len(whole))):
+                    damaged[byte] ^= value
+                file.data, file.durable = damaged, bytes(damaged)
+                strict = await sealed_or_corrupt(disk)
+                sealed = await process(disk).fenced.seal(a_claim(1), damaged_ok=True)
+                found = {r.sequence: bytes(r.payload) for r in sealed.records}
+                assert found.items() <= dict(written).items()
+                lost = {n for gap in sealed.gaps for n in range(gap.first, gap.last + 1)}
+                assert not lost & set(found)
+                assert lost | set(found) == set(range(1, sealed.last_sequence + 1))
+                assert sealed.last_sequence >= len(written) - LAST_BATCH
+                if isinstance(strict, SealedLog):
+                    assert not lost
+                    assert sealed.last_sequence == strict.last_sequence
+                for gap in sealed.gaps:
+                    assert LOG in gap.what
+                gaps += bool(lost)
+            file.data, file.durable = bytearray(whole), whole
+        assert gaps > 0
+
+    run(main())
+
+
+def test_several_damaged_records_and_a_lost_segment_are_gaps_of_their_own() -> None:
+    async def main() -> None:
+        disk, _ = await small_log([[b"%02d" % n * 150] for n in range(1, 13)])
+        damaged_at(disk, b"02" * 150)
+        damaged_at(disk, b"05" * 150)
+        sealed = await process(disk).fenced.seal(a_claim(1), damaged_ok=True)
+        assert [(gap.first, gap.last) for gap in sealed.gaps] == [(2, 2), (5, 5)]
+        assert [r.sequence for r in sealed.records] == [1, 3, 4, 6, 7, 8, 9, 10, 11, 12]
+        folder = disk._lookup(f"/model-root/{LOG}")
+        del folder.entries[sorted(folder.entries)[2]]
+        sealed = await process(disk).fenced.seal(a_claim(1), damaged_ok=True)
+        assert len(sealed.gaps) >= 2
+        assert sealed.last_sequence == 12
+        found = {r.sequence for r in sealed.records}
+        lost = {n for gap in sealed.gaps for n in range(gap.first, gap.last + 1)}
+        assert found | lost == set(range(1, 13))
+        assert not found & lost
+
+    run(main())
+
+
+def test_damage_below_what_the_caller_has_is_a_gap_that_it_need_not_care_about() -> None:
+    async def main() -> None:
+        disk, _ = await small_log([[b"%02d" % n * 150] for n in range(1, 9)])
+        damaged_at(disk, b"06" * 150)
+        sealed = await process(disk).fenced.seal(a_claim(1), after_sequence=6, damaged_ok=True)
+        assert [r.sequence for r in sealed.records] == [7, 8]
+        assert all(gap.last <= 6 for gap in sealed.gaps)
+
+    run(main())

@@ -199,3 +199,29 @@ def test_one_returns_the_first_row_and_holds_nothing_open() -> None:
     with db.transaction():
         db.execute("DELETE FROM inode")
     assert db.take_changeset() == b""
+
+
+def test_tables_that_an_older_image_lacks_are_made_and_take_changes() -> None:
+    """A version that added a table takes over from one that did not know it, and back."""
+    old = ("CREATE TABLE one(id INTEGER NOT NULL PRIMARY KEY, v TEXT NOT NULL)",)
+    new = (
+        *old,
+        "CREATE TABLE two(k TEXT NOT NULL PRIMARY KEY) WITHOUT ROWID",
+        "CREATE UNIQUE INDEX two_k ON two(k)",
+    )
+    before, after, follower = ApswState.create(old), ApswState.create(new), ApswState.create(new)
+    with before.transaction():
+        list(before.execute("INSERT INTO one VALUES(1,'kept')"))
+    for state in (after, follower):
+        state.load(before.serialize())
+    with after.transaction():
+        list(after.execute("INSERT INTO two VALUES('new')"))
+        list(after.execute("INSERT INTO one VALUES(2,'both')"))
+    changes = after.take_changeset()
+    follower.apply_changesets([changes])
+    assert list(follower.execute("SELECT * FROM two")) == [("new",)]
+    before.take_changeset()
+    before.apply_changesets([changes])
+    assert list(before.execute("SELECT * FROM one")) == [(1, "kept"), (2, "both")]
+    for state in (before, after, follower):
+        state.close()

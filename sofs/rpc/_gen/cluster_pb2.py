@@ -22,23 +22,28 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from . import common_pb2 as sofs_dot_v1_dot_common__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x15sofs/v1/cluster.proto\x12\x07sofs.v1\"z\n\nPartStatus\x12\x0c\n\x04part\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x03 \x01(\t\x12\x13\n\x0bincarnation\x18\x04 \x01(\x0c\x12\x0b\n\x03pid\x18\x05 \x01(\x04\x12\r\n\x05state\x18\x06 \x01(\t\x12\x0e\n\x06\x64\x65tail\x18\x07 \x01(\t\"\x0f\n\rClusterStatus\"H\n\x12\x43lusterStatusReply\x12\x0e\n\x06run_id\x18\x01 \x01(\x0c\x12\"\n\x05parts\x18\x02 \x03(\x0b\x32\x13.sofs.v1.PartStatus\"\x0b\n\tPartState\"_\n\x0ePartStateReply\x12\x0c\n\x04part\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x13\n\x0bincarnation\x18\x03 \x01(\x0c\x12\r\n\x05state\x18\x04 \x01(\t\x12\r\n\x05\x66\x61\x63ts\x18\x05 \x03(\tb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x15sofs/v1/cluster.proto\x12\x07sofs.v1\x1a\x14sofs/v1/common.proto\"z\n\nPartStatus\x12\x0c\n\x04part\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x03 \x01(\t\x12\x13\n\x0bincarnation\x18\x04 \x01(\x0c\x12\x0b\n\x03pid\x18\x05 \x01(\x04\x12\r\n\x05state\x18\x06 \x01(\t\x12\x0e\n\x06\x64\x65tail\x18\x07 \x01(\t\"\x0f\n\rClusterStatus\"H\n\x12\x43lusterStatusReply\x12\x0e\n\x06run_id\x18\x01 \x01(\x0c\x12\"\n\x05parts\x18\x02 \x03(\x0b\x32\x13.sofs.v1.PartStatus\"\r\n\x0bListCorrupt\"C\n\x0b\x43orruptList\x12%\n\x06places\x18\x01 \x03(\x0b\x32\x15.sofs.v1.CorruptPlace\x12\r\n\x05total\x18\x02 \x01(\x04\"\x0b\n\tPartState\"_\n\x0ePartStateReply\x12\x0c\n\x04part\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x13\n\x0bincarnation\x18\x03 \x01(\x0c\x12\r\n\x05state\x18\x04 \x01(\t\x12\r\n\x05\x66\x61\x63ts\x18\x05 \x03(\tb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'sofs.v1.cluster_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_PARTSTATUS']._serialized_start=34
-  _globals['_PARTSTATUS']._serialized_end=156
-  _globals['_CLUSTERSTATUS']._serialized_start=158
-  _globals['_CLUSTERSTATUS']._serialized_end=173
-  _globals['_CLUSTERSTATUSREPLY']._serialized_start=175
-  _globals['_CLUSTERSTATUSREPLY']._serialized_end=247
-  _globals['_PARTSTATE']._serialized_start=249
-  _globals['_PARTSTATE']._serialized_end=260
-  _globals['_PARTSTATEREPLY']._serialized_start=262
-  _globals['_PARTSTATEREPLY']._serialized_end=357
+  _globals['_PARTSTATUS']._serialized_start=56
+  _globals['_PARTSTATUS']._serialized_end=178
+  _globals['_CLUSTERSTATUS']._serialized_start=180
+  _globals['_CLUSTERSTATUS']._serialized_end=195
+  _globals['_CLUSTERSTATUSREPLY']._serialized_start=197
+  _globals['_CLUSTERSTATUSREPLY']._serialized_end=269
+  _globals['_LISTCORRUPT']._serialized_start=271
+  _globals['_LISTCORRUPT']._serialized_end=284
+  _globals['_CORRUPTLIST']._serialized_start=286
+  _globals['_CORRUPTLIST']._serialized_end=353
+  _globals['_PARTSTATE']._serialized_start=355
+  _globals['_PARTSTATE']._serialized_end=366
+  _globals['_PARTSTATEREPLY']._serialized_start=368
+  _globals['_PARTSTATEREPLY']._serialized_end=463
 # @@protoc_insertion_point(module_scope)

@@ -1,4 +1,5 @@
 # mypy: disable-error-code="type-arg"
+from . import common_pb2 as _common_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
@@ -36,6 +37,18 @@ class ClusterStatusReply(_message.Message):
     run_id: bytes
     parts: _containers.RepeatedCompositeFieldContainer[PartStatus]
     def __init__(self, run_id: _Optional[bytes] = ..., parts: _Optional[_Iterable[_Union[PartStatus, _Mapping]]] = ...) -> None: ...
+
+class ListCorrupt(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class CorruptList(_message.Message):
+    __slots__ = ("places", "total")
+    PLACES_FIELD_NUMBER: _ClassVar[int]
+    TOTAL_FIELD_NUMBER: _ClassVar[int]
+    places: _containers.RepeatedCompositeFieldContainer[_common_pb2.CorruptPlace]
+    total: int
+    def __init__(self, places: _Optional[_Iterable[_Union[_common_pb2.CorruptPlace, _Mapping]]] = ..., total: _Optional[int] = ...) -> None: ...
 
 class PartState(_message.Message):
     __slots__ = ()

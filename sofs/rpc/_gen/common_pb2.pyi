@@ -13,9 +13,20 @@ class TokenMode(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     TOKEN_MODE_NONE: _ClassVar[TokenMode]
     TOKEN_MODE_DIRECT_R: _ClassVar[TokenMode]
     TOKEN_MODE_DIRECT_RW: _ClassVar[TokenMode]
+
+class CorruptKind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    CORRUPT_KIND_UNKNOWN: _ClassVar[CorruptKind]
+    CORRUPT_KIND_PAGE: _ClassVar[CorruptKind]
+    CORRUPT_KIND_LOST: _ClassVar[CorruptKind]
+    CORRUPT_KIND_STORE: _ClassVar[CorruptKind]
 TOKEN_MODE_NONE: TokenMode
 TOKEN_MODE_DIRECT_R: TokenMode
 TOKEN_MODE_DIRECT_RW: TokenMode
+CORRUPT_KIND_UNKNOWN: CorruptKind
+CORRUPT_KIND_PAGE: CorruptKind
+CORRUPT_KIND_LOST: CorruptKind
+CORRUPT_KIND_STORE: CorruptKind
 
 class Caller(_message.Message):
     __slots__ = ("client", "principal", "op_id", "acked_below")
@@ -156,6 +167,32 @@ class BoundHandle(_message.Message):
     handle: int
     generation: int
     def __init__(self, handle: _Optional[int] = ..., generation: _Optional[int] = ...) -> None: ...
+
+class CorruptPlace(_message.Message):
+    __slots__ = ("kind", "ino", "page", "pages", "log_id", "segment", "sequence", "object", "found_by", "found_ns", "path")
+    KIND_FIELD_NUMBER: _ClassVar[int]
+    INO_FIELD_NUMBER: _ClassVar[int]
+    PAGE_FIELD_NUMBER: _ClassVar[int]
+    PAGES_FIELD_NUMBER: _ClassVar[int]
+    LOG_ID_FIELD_NUMBER: _ClassVar[int]
+    SEGMENT_FIELD_NUMBER: _ClassVar[int]
+    SEQUENCE_FIELD_NUMBER: _ClassVar[int]
+    OBJECT_FIELD_NUMBER: _ClassVar[int]
+    FOUND_BY_FIELD_NUMBER: _ClassVar[int]
+    FOUND_NS_FIELD_NUMBER: _ClassVar[int]
+    PATH_FIELD_NUMBER: _ClassVar[int]
+    kind: int
+    ino: int
+    page: int
+    pages: int
+    log_id: int
+    segment: int
+    sequence: int
+    object: str
+    found_by: str
+    found_ns: int
+    path: str
+    def __init__(self, kind: _Optional[int] = ..., ino: _Optional[int] = ..., page: _Optional[int] = ..., pages: _Optional[int] = ..., log_id: _Optional[int] = ..., segment: _Optional[int] = ..., sequence: _Optional[int] = ..., object: _Optional[str] = ..., found_by: _Optional[str] = ..., found_ns: _Optional[int] = ..., path: _Optional[str] = ...) -> None: ...
 
 class Failure(_message.Message):
     __slots__ = ("code", "text", "retry_after_ms")

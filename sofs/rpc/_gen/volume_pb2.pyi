@@ -124,6 +124,12 @@ class QuerySize(_message.Message):
     generation: int
     def __init__(self, ino: _Optional[int] = ..., generation: _Optional[int] = ...) -> None: ...
 
+class ReportCorrupt(_message.Message):
+    __slots__ = ("places",)
+    PLACES_FIELD_NUMBER: _ClassVar[int]
+    places: _containers.RepeatedCompositeFieldContainer[_common_pb2.CorruptPlace]
+    def __init__(self, places: _Optional[_Iterable[_Union[_common_pb2.CorruptPlace, _Mapping]]] = ...) -> None: ...
+
 class SizeReply(_message.Message):
     __slots__ = ("size", "modified_ns")
     SIZE_FIELD_NUMBER: _ClassVar[int]

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Awaitable, Callable
 from typing import Final
 
 from sofs.core.entries import Boundary, CheckpointEntry, CheckpointRef, Lineage
@@ -47,6 +48,8 @@ class Checkpoints:
         self._database = database
         self._group = group
         self._feed = feed
+        self.needless_below: Callable[[Position], Awaitable[None]] = _nothing
+        self._wanted = False
         self._naming = asyncio.Lock()
         self._named = Position(0, 0)
         self._segments: list[tuple[int, int]] = []  # (first sequence, segment) of our own log.
@@ -66,6 +69,7 @@ class Checkpoints:
             self._named = reference.position
             await self._group.write(CheckpointEntry(reference))
             await self._delete_needless(reference.position, reference.key)
+            await self.needless_below(reference.position)
 
     async def _delete_needless(self, position: Position, keep_key: str) -> None:
         fenced = self._env.fenced
@@ -84,15 +88,22 @@ class Checkpoints:
             # Segment 0 holds the lineage, which a successor reads first: it stays.
             await fenced.delete_segments(self._claim, below_segment=whole[-1], keep_first=True)
 
+    def want(self) -> None:
+        """What followers would start from is damaged: make a checkpoint at the next look."""
+        self._wanted = True
+
     async def make_when_alone(self) -> None:
         """Without a follower nobody else bounds the log: make a checkpoint here, rarely."""
         done = 0
         while True:
             await self._env.clock.sleep_ms(LOOK_EVERY_MS)
-            if self._feed.logged_bytes - done < self._env.settings.checkpoint_alone_bytes:
+            wanted = self._wanted
+            much = self._feed.logged_bytes - done >= self._env.settings.checkpoint_alone_bytes
+            if not (much or wanted):
                 continue
             done = self._feed.logged_bytes
-            if self._feed.lag() is None:
+            if wanted or self._feed.lag() is None:
+                self._wanted = False
                 while not self._group.clean:
                     await self._group.settled()
                 # No await from here to the serialization: the image is exactly the log so far.
@@ -101,3 +112,7 @@ class Checkpoints:
                     await self.name(await take_checkpoint(self._env, self._database, position))
                 except (DiskFull, StoreFailed, StoreUnknown) as error:
                     log.warning("no checkpoint for now: %s", error)
+
+
+async def _nothing(position: Position) -> None:
+    """Nobody needs to know."""

@@ -29,6 +29,7 @@ class Checks(Locks):
             *self._check_locks(),
             *self._check_clients(),
             *self._check_numbers(),
+            *self._check_damage(),
         ]
         if broken:
             raise InvariantViolation("; ".join(broken))
@@ -202,6 +203,25 @@ class Checks(Locks):
                 "WHERE c.acked IS NULL OR r.op_id<c.acked",
             ),
         ]
+
+    def _check_damage(self) -> list[str]:
+        broken = self._none(
+            "damage of no file",
+            "SELECT kind,file FROM corrupt WHERE kind IN (1,2) AND file NOT IN "
+            "(SELECT ino FROM inode WHERE NOT directory)",
+        )
+        broken += self._none(
+            "tokens of a file with lost writes",
+            "SELECT t.* FROM token t JOIN corrupt c ON c.file=t.ino WHERE c.kind=2",
+        )
+        for file, page, log_id, sequence in self._all(
+            "SELECT file,page,log_id,sequence FROM corrupt WHERE kind=1"
+        ):
+            packed = self._packed(file, page, page + 1)[0]
+            named = [(run.page, run.log_id, run.sequence) for run in unpack_extents(packed)]
+            if named != [(page, log_id, sequence)]:
+                broken.append(f"page {page} of file {file} is damaged in {log_id}:{sequence}")
+        return broken
 
     def _check_numbers(self) -> list[str]:
         row = self._one("SELECT ino,handle,log,token FROM counter")

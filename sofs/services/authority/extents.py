@@ -18,7 +18,8 @@ from sofs.constants import BLOCK_BYTES
 from sofs.core.extents import PAGES_MAX, cut, repack, unpack_extents
 from sofs.core.messages import LogInfo
 from sofs.errors import ProtocolError
-from sofs.services.authority.cuts import Cuts, LiveDelta, within, without
+from sofs.services.authority.cuts import LiveDelta, within, without
+from sofs.services.authority.damage import Damage
 from sofs.services.authority.tables import FOREVER_PAGE
 
 EXTENT_PAGES_FIRST: Final = 4096  # Pages of a file that come with its token: 16 MiB.
@@ -66,7 +67,7 @@ def pages_of(size: int) -> int:
     return -(-size // BLOCK_BYTES)
 
 
-class Extents(Cuts):
+class Extents(Damage):
     """Rules of the tables ``extent`` and ``segment``."""
 
     def _end_page(self, ino: int) -> int:
@@ -86,6 +87,7 @@ class Extents(Cuts):
         single = all(run[1] == 1 for run in runs)
         there = self._look_ahead(ino, [run[0] for run in runs], behind, single)
         cuts = left = self._cuts(ino)
+        damaged = self._is_damaged(ino)
         for page, pages, segment, run in runs:
             old = there.get(page, _ASK) if page < behind else None
             if old is not None and old[0] == pages:  # Overwritten as it was written.
@@ -103,6 +105,8 @@ class Extents(Cuts):
             behind = max(behind, page + pages)
             if left:
                 left = without(left, page, page + pages)
+            if damaged:
+                self._heal(ino, page, page + pages)
         if left != cuts:
             self._set_cuts(ino, left)
 
@@ -157,6 +161,7 @@ class Extents(Cuts):
             "SELECT count(*) FROM (SELECT 1 FROM extent WHERE file=? AND page>=? LIMIT ?)",
             ino, first, live.runs_left + 1,
         )[0]  # fmt: skip
+        self._heal(ino, first, FOREVER_PAGE)
         cuts = self._cuts(ino)
         left = without(cuts, first, FOREVER_PAGE)
         if n_runs > live.runs_left:

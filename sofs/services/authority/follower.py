@@ -15,14 +15,19 @@ cannot, the disk is slow for everybody and nobody is accused.
 from __future__ import annotations
 
 import asyncio
+import logging
+import re
 from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING, Final
 
+from sofs.constants import CORRUPT_TEXT_BYTES_MAX
 from sofs.core.entries import Changeset, CheckpointEntry, CheckpointRef, Lineage
 from sofs.core.messages import (
     CheckpointInfo,
     CheckpointTaken,
+    CorruptKind,
+    CorruptPlace,
     Done,
     Entries,
     Follow,
@@ -32,8 +37,9 @@ from sofs.core.messages import (
     HandBackReply,
     Hello,
     LogEntry,
+    ReportCorrupt,
 )
-from sofs.errors import ProtocolError, SofsError, Unavailable, WrongIncarnation
+from sofs.errors import Corrupt, ProtocolError, SofsError, Unavailable, WrongIncarnation
 from sofs.ids import Position
 from sofs.ports.log import Claim
 from sofs.ports.recovery import Known
@@ -46,7 +52,11 @@ from sofs.services.tasks import Tasks
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+log = logging.getLogger("sofs.authority")
+
 NOWHERE: Final = Position(0, 0)
+REPORT_MS_MAX: Final = 5_000
+DAMAGED_AGAIN_MS: Final = 200  # Before what could not be read is read again.
 APPLY_BATCH_MAX: Final = 256  # Entries applied in one go: the loop stays free for heartbeats.
 
 
@@ -98,6 +108,7 @@ class Follower:
         self.was_in_step = False
         self._tasks = Tasks("follower", self._crash)
         self._crashed: BaseException | None = None
+        self._unreadable = ""  # What could not be read at the last try to catch up.
 
     def _crash(self, error: BaseException) -> None:
         self._crashed = error
@@ -226,7 +237,29 @@ class Follower:
             )
             if not reply.from_store:
                 return
-            await self._catch_up(reply.sequence)
+            try:
+                await self._catch_up(reply.sequence)
+            except Corrupt as error:
+                await self._damaged(channel, reply.sequence, error)
+                raise
+
+    async def _damaged(self, channel: Channel, through_sequence: int, error: Corrupt) -> None:
+        """What the owner would be recovered from cannot be read: tell it, since it still has the
+        state in memory. Only at the second time: a living owner may delete while it is read."""
+        log.error("$corrupt: %s cannot be followed: %s", self._owner.part, error)
+        again, self._unreadable = self._unreadable, re.split("[:;]", error.message)[0]
+        await self._env.clock.sleep_ms(DAMAGED_AGAIN_MS)
+        if again != self._unreadable:
+            return
+        name = again.encode()[:CORRUPT_TEXT_BYTES_MAX].decode(errors="ignore")
+        place = CorruptPlace(
+            int(CorruptKind.STORE),
+            log_id=self._owner.epoch,
+            sequence=through_sequence,
+            object=name,
+        )
+        report = channel.call(ReportCorrupt([place]))
+        expect(await within(self._env.clock, REPORT_MS_MAX, report, "report of damage"), Done)
 
     async def _catch_up(self, through_sequence: int) -> None:
         """Load checkpoint and log from the store, up to what the owner said is durable."""

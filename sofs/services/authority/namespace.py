@@ -32,12 +32,10 @@ from sofs.errors import (
     InvalidParameter,
     NotADirectory,
     ObjectNameCollision,
-    ObjectNameNotFound,
     SharingViolation,
     SofsError,
     invariant,
 )
-from sofs.ids import ROOT_INO
 from sofs.services.authority.cuts import LiveDelta
 from sofs.services.authority.opens import (
     FENCE_RETRY_MS,
@@ -214,15 +212,3 @@ class Namespace(Opens):
                 if inode is not None:
                     inos.append(inode.ino)
         return inos
-
-    def path_of(self, ino: int) -> str:
-        """Return the path of a file or directory, for people; ObjectNameNotFound when it is
-        gone."""
-        names: list[str] = []
-        while ino != ROOT_INO:
-            inode = self._inode(ino)
-            if inode is None:
-                raise ObjectNameNotFound(f"file {ino} is gone")
-            names.append(inode.name)
-            ino = inode.parent
-        return "/" + "/".join(reversed(names))

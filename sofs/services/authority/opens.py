@@ -361,7 +361,7 @@ class Opens(Handles):
         if not self._writer(inode.ino, node)[0]:
             self._recall_all(inode.ino)
         live = LiveDelta()
-        if size < inode.size:
+        if size < inode.size or not size:
             self._shrink(inode, size, body.tail, node, live)
         elif body.tail:
             raise ProtocolError("a truncate that does not shrink has no tail")
@@ -442,6 +442,7 @@ class Opens(Handles):
         check_shares(handles, READ, 0)
         if handles and io_conflict(self._locks_of(inode.ino), 0, body.offset, body.length, False):
             raise FileLockConflict(f"another handle has locked a range of {inode.name!r}")
+        self._refuse_lost(inode.ino)
         others, own = self._holders(inode.ino, node)
         if own is not None and own[0] == TokenMode.DIRECT_RW:
             return ReadFileReply(inode.info())

@@ -22,6 +22,10 @@ everywhere: it is given out once an incarnation and is small; 0 means nobody.
 - ``lock``     byte-range locks; ``n`` numbers a handle's. Offsets and lengths are 64 bits unsigned,
                stored as decimal text since SQLite's integers are signed.
 - ``token``    which node holds which file, in which mode.
+- ``corrupt``  damage that was found; see ``damage.py``. ``object``: "" for files.
+
+A table that was added later is made, empty, when an older image is loaded; an older version ignores
+changes of a table that it does not have.
 """
 
 from __future__ import annotations
@@ -143,4 +147,17 @@ SCHEMA: Final[Sequence[str]] = (
         PRIMARY KEY(ino, log_id)
     ) WITHOUT ROWID""",
     "CREATE INDEX token_log ON token(log_id)",
+    """CREATE TABLE corrupt(
+        kind INTEGER NOT NULL,
+        file INTEGER NOT NULL,
+        page INTEGER NOT NULL,
+        object TEXT NOT NULL,
+        pages INTEGER NOT NULL,
+        log_id INTEGER NOT NULL,
+        segment INTEGER NOT NULL,
+        sequence INTEGER NOT NULL,
+        found_by TEXT NOT NULL,
+        found_ns INTEGER NOT NULL,
+        PRIMARY KEY(kind, file, page, object)
+    ) WITHOUT ROWID""",
 )

@@ -25,7 +25,7 @@ from collections.abc import Callable
 from typing import Final
 
 from sofs.core.entries import holds
-from sofs.core.messages import HelloReply, PartState, PartStateReply
+from sofs.core.messages import HelloReply, ListCorrupt, PartState, PartStateReply
 from sofs.errors import (
     Corrupt,
     DiskFull,
@@ -68,6 +68,7 @@ class AuthorityPart:
         self._active: ActiveAuthority | None = None
         self._follower: Follower | None = None
         self._taking_over = False
+        self._problem = ""  # Why the volume could not be recovered, at the last try.
         self._lives = 0
         self.takeovers: list[TakeOverTimes] = []
         self.became_active: asyncio.Event = asyncio.Event()
@@ -145,6 +146,8 @@ class AuthorityPart:
             channel.reply(envelope.call, reply)
         elif isinstance(envelope.body, PartState):
             channel.reply(envelope.call, self.describe())
+        elif isinstance(envelope.body, ListCorrupt) and self._active is not None:
+            channel.serve(envelope.call, self._active.reports.listed())
         else:
             raise FileNotAvailable("this service only tells how the part is")
 
@@ -154,6 +157,8 @@ class AuthorityPart:
             return self._active.describe()
         state = "taking over" if self._taking_over else "following"
         facts = [f"lives={self._lives}"]
+        if self._problem:
+            facts.append(f"corrupt={self._problem}")
         if self._follower is not None:
             facts.append(f"in_step={self._follower.in_step}")
             facts.append(f"position={self._follower.state.position}")
@@ -169,7 +174,8 @@ class AuthorityPart:
             try:
                 await self._life()
             except (Corrupt, FormatRefused) as error:
-                log.error("the volume cannot be recovered: %s", error)
+                log.error("$corrupt: the volume cannot be recovered: %s", error)
+                self._problem = str(error)
                 backoff = LIFE_BACKOFF_MS_MAX
             except SofsError as error:
                 log.warning("life of %s ended: %s", self._env.settings.part, error)
@@ -299,6 +305,7 @@ class AuthorityPart:
             raise
         self._active = active
         self._taking_over = False
+        self._problem = ""
         self.became_active.set()
         times = TakeOverTimes(
             claim.epoch,

@@ -48,6 +48,7 @@ from sofs.services.authority.feed import FollowerFeed
 from sofs.services.authority.file_locks import FileLocks
 from sofs.services.authority.follower import checkpoint_ref
 from sofs.services.authority.group_log import GroupLog
+from sofs.services.authority.reports import FOLLOWER, Reports
 from sofs.services.authority.resume import Resumption
 from sofs.services.authority.schema import SCHEMA_VERSION
 from sofs.services.authority.service_nodes import NodeLink, Nodes, check_commit
@@ -104,6 +105,8 @@ class ActiveAuthority:
             env, claim.incarnation, self.state, self.group, self._tasks, self._node_left
         )
         self.checkpoints = Checkpoints(env, claim, lineage, database, self.group, self.feed)
+        self.reports = Reports(env.clock, self.state, self.group, self._run, self.checkpoints.want)
+        self.checkpoints.needless_below = self.reports.needless_below
         self.space = SpaceReclaimer(env.clock, env.fenced, self.state, self.group)
         self.resume = Resumption(env, self.state, self._tasks, self._release)
         self.locks = FileLocks(env.clock, self._tasks, self.state, self.nodes, self._once)
@@ -206,6 +209,8 @@ class ActiveAuthority:
             self.feed.followed(channel.remote.sender, body)
         elif isinstance(body, m.CheckpointTaken):
             channel.serve(envelope.call, self._name_checkpoint(body))
+        elif isinstance(body, m.ReportCorrupt) and self._channels.get(channel) is None:
+            channel.serve(envelope.call, self.reports.take(FOLLOWER, body))
         elif isinstance(body, m.HandBack):
             # A task of this life: the follower's stream may end in the middle of it.
             work = self._tasks.spawn(self._hand_back(body), "hand-back")
@@ -264,6 +269,7 @@ class ActiveAuthority:
             m.FetchExtents: self._fetch_extents,
             m.CommitRecords: self._commit_records,
             m.Disconnected: self._disconnected,
+            m.ReportCorrupt: self._node_reports,
         }
 
     def _node_left(self, incarnation: bytes, sealed: bool) -> None:
@@ -398,7 +404,14 @@ class ActiveAuthority:
         if seal is not None:
             await self.nodes.seal(body.incarnation)
             raise StaleGeneration("this incarnation's data log is sealed; start a new one")
-        reply = await self._run(lambda: self.state.register_node(body))
+
+        def rules() -> m.Message:
+            # What still runs for the older stream must not take effect behind this report of
+            # handles: nobody would know of an open that it made.
+            self.nodes.replace_stream(body.incarnation, channel)
+            return self.state.register_node(body)
+
+        reply = await self._run(rules)
         assert isinstance(reply, m.RegisterNodeReply)
         reply.epoch, reply.incarnation = self.claim.epoch, self.claim.incarnation
         link = NodeLink(body.incarnation, body.node, body.endpoint, reply.log_id, channel)
@@ -437,6 +450,9 @@ class ActiveAuthority:
         reply = await self._run(rules, reserved=0)
         self.resume.orphaned(None)
         return reply
+
+    async def _node_reports(self, link: NodeLink, body: m.ReportCorrupt) -> m.Message:
+        return await self.reports.take(link.name, body)
 
     # Files
     # -----------------------------------------------------------------------------------------
@@ -669,6 +685,7 @@ class ActiveAuthority:
             f"groups={self.group.groups}",
             f"seals={self.nodes.seals_done}",
             f"segments_deleted={self.space.segments_deleted}",
+            *self.reports.facts(),
         ]
         return m.PartStateReply(self.env.settings.part, "", self.claim.incarnation, "active", facts)
 

@@ -47,7 +47,7 @@ from sofs.errors import (
     WrongIncarnation,
 )
 from sofs.ids import Epoch, Incarnation
-from sofs.ports.log import Claim, SealedLog
+from sofs.ports.log import Claim, Gap, SealedLog
 from sofs.ports.stream import Envelope
 from sofs.services.authority.blocked import Blocked, HandleRef, TokenRef
 from sofs.services.authority.env import AuthorityEnv, node_role
@@ -110,11 +110,16 @@ class Nodes:
         link = self._links.get(incarnation)
         return link if link is not None and link.channel.alive else None
 
-    def register(self, link: NodeLink) -> None:
-        """A node (re)registered: its older stream, if any, is ended; who waits for it goes on."""
-        older = self._links.get(link.incarnation)
-        if older is not None and older.channel is not link.channel:
+    def replace_stream(self, incarnation: bytes, channel: Channel) -> None:
+        """A node registers over ``channel``: its older stream is ended, with all that runs for
+        it."""
+        older = self._links.get(incarnation)
+        if older is not None and older.channel is not channel:
             older.channel.end(Unavailable("the node registered over another stream"))
+
+    def register(self, link: NodeLink) -> None:
+        """A node (re)registered: who waits for it goes on."""
+        self.replace_stream(link.incarnation, link.channel)
         self._links[link.incarnation] = link
         # Its process runs again: whoever accused it less than a limit ago was too hasty.
         self._env.suspicion.returned(link.name, self._env.clock.monotonic_ms())
@@ -252,11 +257,16 @@ class Nodes:
         if row is None:
             return
         log_id, applied = row
-        sealed = await fenced.seal(own, after_sequence=applied)
+        sealed = await fenced.seal(own, after_sequence=applied, damaged_ok=True)
+        lost = [gap for gap in sealed.gaps if gap.last > applied]
+        for gap in sealed.gaps:
+            log.error("$corrupt: records %d to %d of %s: %s", gap.first, gap.last, role, gap.what)
         await self._group.room()
         with self._group.transaction():
             if self._state.is_live_node(incarnation):
                 self._state.replay_tail(log_id, data_records(sealed))
+                if lost:
+                    self._lose(log_id, lost[0])
                 self._state.seal_node(incarnation, sealed.last_sequence)
         self.seals_done += 1
         self._node_left(incarnation, True)
@@ -269,6 +279,13 @@ class Nodes:
             sealed.last_sequence,
             len(sealed.records),
         )
+
+    def _lose(self, log_id: int, gap: Gap) -> None:
+        """Acknowledged writes of a node are lost: its files are refused, all others go on."""
+        files = self._state.lose_records(
+            log_id, gap.first, self._env.settings.part, self._env.clock.wall_ns()
+        )
+        log.error("$corrupt: %d files may have lost writes: %s", len(files), files[:10])
 
     # Asking nodes
     # ----------------------------------------------------------------------------------

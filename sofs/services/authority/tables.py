@@ -387,6 +387,18 @@ class Tables:
             return NotADirectory(f"{inode.name!r} is a file")
         return ObjectNameNotFound("/" + "/".join(names))
 
+    def path_of(self, ino: int) -> str:
+        """Return the path of a file or directory, for people; ObjectNameNotFound when it is
+        gone."""
+        names: list[str] = []
+        while ino != ROOT_INO:
+            inode = self._inode(ino)
+            if inode is None:
+                raise ObjectNameNotFound(f"file {ino} is gone")
+            names.append(inode.name)
+            ino = inode.parent
+        return "/" + "/".join(reversed(names))
+
     def _touch(self, ino: int, now_ns: int) -> None:
         """A directory's contents changed."""
         self._run("UPDATE inode SET modified=?,changed=? WHERE ino=?", now_ns, now_ns, ino)

@@ -46,6 +46,7 @@ class Tokens(Commits):
             raise ObjectNameNotFound(f"file {ino} is gone")
         if inode.directory:
             raise FileIsADirectory(f"{inode.name!r} has no data to hold a token of")
+        self._refuse_lost(ino)
         others, own = self._holders(ino, node)
         wanted = max(mode, own[0]) if own else mode
         self._recall(ino, self._conflicting(others, wanted))
@@ -151,7 +152,7 @@ class Tokens(Commits):
         When the node holds a sufficient token already, the grant has *that* generation and brings
         only the window of ``handle``: the node keeps its map, size and locks.
         """
-        if wanted == TokenMode.NONE or inode.directory:
+        if wanted == TokenMode.NONE or inode.directory or self._is_lost(inode.ino):
             return None
         others, own = self._holders(inode.ino, node)
         if own is not None and own[0] >= wanted:

@@ -10,7 +10,9 @@ from typing import Final, TypeVar
 from sofs.core.messages import (
     ClusterStatus,
     ClusterStatusReply,
+    CorruptList,
     Hello,
+    ListCorrupt,
     Message,
     PartState,
     PartStateReply,
@@ -43,6 +45,12 @@ async def answers(clock: Clock, transport: Transport, claim: Claim) -> bool:
 async def part_state(clock: Clock, transport: Transport, address: str) -> PartStateReply:
     """Return what the part at ``address`` says of itself; Unavailable after PART_STATE_MS_MAX."""
     return await _ask(clock, transport, address, PartState(), PartStateReply, PART_STATE_MS_MAX)
+
+
+async def corrupt_list(clock: Clock, transport: Transport, address: str) -> CorruptList:
+    """Return what is damaged, from the authority at ``address``; FileNotAvailable when it does not
+    own the volume, Unavailable after PART_STATE_MS_MAX."""
+    return await _ask(clock, transport, address, ListCorrupt(), CorruptList, PART_STATE_MS_MAX)
 
 
 async def cluster_status(clock: Clock, transport: Transport, address: str) -> ClusterStatusReply:

@@ -43,6 +43,7 @@ from sofs.services.node.metadata import Metadata
 from sofs.services.node.open_file import Handle, leaving
 from sofs.services.node.parts import PartsOp
 from sofs.services.node.read_path import ReadPath
+from sofs.services.node.reporter import Reporter
 from sofs.services.node.session import Session
 from sofs.services.node.write_path import WritePath
 from sofs.services.tasks import Tasks
@@ -109,6 +110,7 @@ class Node:
         own = LogInfo(0, claim.incarnation, claim.nonce)
         self.table = FileTable(self.link, self.commits, self.tasks, own, self.end)
         self.corrupt_pages = 0
+        self.reporter = Reporter(self.link, self.commits, self.table, self.tasks)
         self.reads = ReadPath(fenced.blocks, self.table, self.tasks, self._corrupt)
         self.writes = WritePath(clock, writer, self.table, self.commits, self.reads)
         self.metadata = Metadata(self)
@@ -133,9 +135,10 @@ class Node:
         self.writes.log_id = reply.log_id
         self.table.registered(reply)
 
-    def _corrupt(self, ino: int, page: int, what: str) -> None:
+    def _corrupt(self, ino: int, page: int, place: tuple[int, int, int], what: str) -> None:
         self.corrupt_pages += 1
         log.error("$corrupt: %s", what)
+        self.reporter.report(ino, page, *place)
         if self.config.report_corrupt is not None:
             self.config.report_corrupt(ino, page, what)
 
@@ -247,6 +250,8 @@ class Node:
             f"applied={self.commits.applied_sequence}",
             f"durable={self.log.durable_sequence}",
             f"corrupt_pages={self.corrupt_pages}",
+            f"corrupt_reports_waiting={self.reporter.waiting}",
+            f"corrupt_reports_dropped={self.reporter.dropped}",
             *(f"log_{name}={value}" for name, value in sorted(counters.items())),
         ]
         return PartStateReply("node", self.config.name, self.incarnation, "serving", facts)

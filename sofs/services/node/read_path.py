@@ -4,7 +4,7 @@ A read sees what is published: all writes acknowledged before it began are (they
 before their answers). Records never change, so a read under way needs the map only once. Each page
 is verified against the sum that its extent names, seeded by the record's identity, so that it is
 *that* record's page. A page that fails is read again from the device once; then it is Corrupt, and
-reported.
+reported (``reporter.py``).
 
 The reply is queued ``checked``: before its frame leaves, one look at the claim proves that nobody
 had sealed this incarnation's log when the frame's reads were done (R3).
@@ -45,8 +45,8 @@ _MASK: Final = BLOCK_BYTES - 1
 _READ: Final = int(Access.READ)
 _R: Final = 1
 
-CorruptHook = Callable[[int, int, str], None]
-"""``report(ino, page, what)``: a page that fails its checksum twice."""
+CorruptHook = Callable[[int, int, tuple[int, int, int], str], None]
+"""``report(ino, page, (log id, segment, sequence), what)``: a page failed its checksum twice."""
 
 
 class ReadPath:
@@ -110,7 +110,7 @@ class ReadPath:
             f"page {page} of file {ino} fails its checksum "
             f"(log {log_id}, segment {segment}, sequence {sequence}, offset {offset})"
         )
-        self._report(ino, page, what)
+        self._report(ino, page, (log_id, segment, sequence), what)
         return Corrupt(what)
 
     # Ranges

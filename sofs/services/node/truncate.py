@@ -6,6 +6,8 @@ transaction orders against each write: what came before is in its tables, nothin
 way, and tail replay has nothing of this file to apply behind it. Bytes behind the new end of the
 last page are zeroed by a detached record, which counts only through that transaction.
 
+A truncate to nothing needs no token where there is none: no page of it is needed.
+
 The answer may be a stored one, of a truncate that took effect long ago: what the file is now is
 never computed here. The token is dropped, and the next operation asks for a new one.
 """
@@ -54,6 +56,12 @@ class TruncateOp:
         # A close that waits for this operation has marked the handle as leaving: that is in order.
         if handle.generation != self._body.generation:
             raise StaleGeneration(f"handle {handle.number} was reclaimed")
+        if not file.mode and not self._body.size:
+            # Nothing of the file is under way here, and the authority recalls all others. So even
+            # a file whose damage lets nobody have a token can be emptied.
+            file.hold()
+            node.tasks.spawn(self._run(), "truncate")
+            return None
         if file.mode != RW:
             return Need(lambda: node.table.acquire(file, RW), remote=True)
         if file.pending:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+import pytest
 from authority_harness import NOW, RW, RWD, Client, Node, Volume, dump
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
@@ -41,6 +42,7 @@ class File:
     handles: list[Opened] = field(default_factory=list)
     pending: bool = False
     path: str = ""
+    damaged: dict[int, tuple[int, int]] = field(default_factory=dict)  # As ``pages``; reported.
 
 
 @dataclass
@@ -347,6 +349,28 @@ class AuthorityMachine(RuleBasedStateMachine):
             opened.connected = False
         self.nodes[n] = self.clients[n].node = self.new_node()
 
+    def committed(self) -> list[str]:
+        """Files with pages, all of them in the tables."""
+        return [p for p, f in self.tree.items() if f and f.pages and not self.unsent_to(f)]
+
+    @precondition(lambda self: self.committed())
+    @rule(data=st.data())
+    def report_damage(self, data: st.DataObject) -> None:
+        """Nodes find pages damaged, and tell of one that never was."""
+        path = data.draw(st.sampled_from(self.committed()))
+        file = self.tree[path]
+        inode = self.volume.state._resolve(path)[2]
+        assert file is not None
+        assert inode is not None
+        places = [
+            m.CorruptPlace(1, inode.ino, page, 1, log_id, sequence // 8, sequence)
+            for page, (log_id, sequence) in [*file.pages.items(), (PAGES + 9, (1, 1))]
+            if page % 3 or page > PAGES
+        ]
+        for _ in range(2):
+            self.volume.run(lambda s: s.report_corrupt(places, "n", NOW))
+        file.damaged |= {place.page: file.pages[place.page] for place in places[:-1]}
+
     # What must hold ---------------------------------------------------------------------------
 
     @invariant()
@@ -377,6 +401,16 @@ class AuthorityMachine(RuleBasedStateMachine):
             }
             assert pages == file.pages
 
+    @invariant()
+    def damage_is_the_models(self) -> None:
+        """A reported page is told until another record holds it, or none."""
+        found = {(p.path, p.page) for p in self.volume.state.list_corrupt().places}
+        for path, file in self.tree.items():
+            if file is None or self.unsent_to(file):
+                continue
+            still = {n for n, at in file.damaged.items() if file.pages.get(n) == at}
+            assert {n for at, n in found if at == path} == still
+
 
 TestAuthorityMachine = AuthorityMachine.TestCase
 TestAuthorityMachine.settings = settings(
@@ -385,3 +419,12 @@ TestAuthorityMachine.settings = settings(
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
 )
+
+
+def test_no_limit_of_time_raises_inside_an_example(request: pytest.FixtureRequest) -> None:
+    """See ``pytest_collection_modifyitems``."""
+    models = [item for item in request.session.items if "TestAuthorityMachine" in item.nodeid]
+    for item in models:
+        marker = item.get_closest_marker("timeout")
+        assert marker is not None
+        assert marker.kwargs == {"method": "thread"}

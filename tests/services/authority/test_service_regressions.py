@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import ast
 import asyncio
-import dataclasses
 import gc
-import os
 import warnings
 from collections.abc import Awaitable, Coroutine, Sequence
 from pathlib import Path
@@ -22,9 +20,7 @@ from authority_cluster import PeerNode, World, world
 import sofs
 from sofs.core import messages as m
 from sofs.core.entries import Entry, Handover
-from sofs.core.record import DataHeader, DataOp, RecordKind
 from sofs.errors import (
-    Corrupt,
     DiskFull,
     Expired,
     ObjectNameCollision,
@@ -37,7 +33,6 @@ from sofs.rpc import frames
 from sofs.rpc.options import METHODS
 from sofs.services.authority import follower as follower_module
 from sofs.services.authority import service_active
-from sofs.services.authority.env import node_role
 from sofs.services.authority.follower import Follower, checkpoint_info, take_checkpoint
 from sofs.services.authority.group_log import GROUP_ROOM_BYTES, RESERVE_BYTES
 from sofs.services.authority.service_active import ActiveAuthority
@@ -532,95 +527,6 @@ def detached(asked: Sequence[tuple[Channel, Envelope]]) -> list[int]:
     """The generations that a node was asked to let go of, in order."""
     bodies = [envelope.body for _, envelope in asked]
     return [h.generation for body in bodies if isinstance(body, m.Detach) for h in body.handles]
-
-
-# A damaged data log
-
-
-async def damaged(root: Path, node: PeerNode, held: m.OpenReply) -> None:
-    """The node wrote, died, and the header of an acknowledged record of its log is damaged."""
-    assert held.grant is not None
-    header = DataHeader(
-        file=held.info.ino, offset=0, length=4096, generation=1, handle=held.handle, op_sequence=1,
-        token_generation=held.grant.generation, resulting_offset=0, first_page=0, mtime_ns=1,
-        op=DataOp.WRITE,
-    )  # fmt: skip
-    places = []
-    for op in range(1, 5):
-        extension = dataclasses.replace(header, op_sequence=op).pack()
-        place = node.log.append(RecordKind.DATA, [bytes(4096)], extension, block_sums=True)
-        await node.log.durable(place.sequence)
-        places.append(place)
-    flip(root / "logs" / node_role(node.incarnation), places[1].payload_offset - 40)
-    await node.die()
-
-
-def flip(log_folder: Path, offset: int) -> None:
-    """Overwrite eight bytes of the only segment of a log."""
-    [segment] = [path for path in log_folder.rglob("*") if path.is_file()]
-    file = os.open(segment, os.O_WRONLY)
-    os.pwrite(file, b"\xff" * 8, offset)
-    os.close(file)
-
-
-async def touch_damaged(node: PeerNode, held: m.OpenReply, request: m.Open) -> None:
-    """Each operation that needs what the damaged node holds is told why it fails."""
-    client = b"t" * 16
-    mine = await ends(opened(node, open_request(1, request.path, client)))
-    questions: list[m.Message] = [
-        m.Stat(path=request.path, caller=caller(0)),
-        m.AcquireToken(held.info.ino, 2),
-        m.Lock(caller(2, client), mine.handle, mine.generation, [m.LockRange(0, 10, True)]),
-        dataclasses.replace(open_request(3, request.path, client), disposition=OVERWRITE),
-        m.Reclaim(caller(2), [m.ReclaimItem(held.handle, request.create_guid)]),
-    ]
-    for question in questions:
-        with pytest.raises(Corrupt):
-            await ends(node.call(question))
-
-
-async def test_a_damaged_header_in_one_data_log_stops_its_own_files_only(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    """A node dies, and sealing its log fails for good: under the same owner ..."""
-    async with world(tmp_path) as w:
-        active, node = await alone(w)
-        other = await PeerNode(w, "n2").join()
-        request = open_request(1, "/f")
-        held = await opened(node, request)
-        await damaged(tmp_path, node, held)
-        await w.until("the damage was found", lambda: "$corrupt" in caplog.text)
-        await ends(opened(other, open_request(1, "/other", OTHER)))
-        await touch_damaged(other, held, request)
-        assert await names(other) == ["f", "other"]
-        assert not active.ended.done()
-        await other.die()
-
-
-async def test_a_damaged_data_log_keeps_no_take_over_from_going_online(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    """... and under a successor, whose resume gate waits for every node of before."""
-    async with world(tmp_path) as w:
-        w.settings["gate_window_ms"] = 100
-        _, _, node = await followed(w)
-        other, away = await PeerNode(w, "n2").join(), await PeerNode(w, "n3").join()
-        request = open_request(1, "/f")
-        held = await opened(node, request)
-        await opened(away, open_request(1, "/away", OTHER, share=0))
-        await away.die()
-        await damaged(tmp_path, node, held)
-        await w.until("the damage was found", lambda: "$corrupt" in caplog.text)
-        await w.kill("coordinator")
-        third = b"e" * 16
-        await ends(opened(other, open_request(1, "/other", third)))
-        await ends(opened(other, open_request(2, "/away", third)))  # Released with the window.
-        active = (await w.until_active("resume-key")).active
-        assert active is not None
-        assert active.resume.online
-        await touch_damaged(other, held, request)
-        assert not active.ended.done()
-        await other.die()
 
 
 # Names of services

@@ -1,0 +1,198 @@
+"""Messages of the services that keep a cluster together: resume-key, witness, cluster.
+
+Part of the vocabulary of ``sofs.core.messages``, which exports them all; the rules stand there.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from sofs.core.message_base import Message, message
+from sofs.core.message_parts import CheckpointInfo, CorruptPlace, Interface, LogEntry, PartStatus
+
+# Resume-key service: follower <-> active authority
+# --------------------------------------------------------
+
+
+@message(112)
+@dataclass(slots=True)
+class Follow(Message):
+    """-> FollowReply, then ``Entries`` pushes on the same stream. From after (``epoch``,
+    ``sequence``)."""
+
+    incarnation: bytes = b""
+    part: str = ""
+    endpoint: str = ""
+    epoch: int = 0
+    sequence: int = 0
+
+
+@message(113)
+@dataclass(slots=True)
+class FollowReply(Message):
+    """``from_store``: too far behind to push; read checkpoint and log from the store up to the
+    position, then follow again."""
+
+    epoch: int = 0
+    sequence: int = 0
+    from_store: bool = False
+
+
+@message(114)
+@dataclass(slots=True)
+class Entries(Message):
+    """Active -> follower, no reply: entries that are durable and checked, in order, of
+    ``epoch``."""
+
+    epoch: int = 0
+    entries: list[LogEntry] = field(default_factory=list)
+
+
+@message(115)
+@dataclass(slots=True)
+class Followed(Message):
+    """Follower -> active, no reply: applied through ``sequence``. Nobody waits for it."""
+
+    epoch: int = 0
+    sequence: int = 0
+
+
+@message(116)
+@dataclass(slots=True)
+class CheckpointTaken(Message):
+    """Follower -> active, -> Done: only the active logs it (R10)."""
+
+    checkpoint: CheckpointInfo = field(default_factory=CheckpointInfo)
+
+
+@message(117)
+@dataclass(slots=True)
+class HandBack(Message):
+    """Coordinator (following at lag 0) -> acting resume-key, -> HandBackReply: please hand the
+    volume back."""
+
+    incarnation: bytes = b""
+
+
+@message(118)
+@dataclass(slots=True)
+class HandBackReply(Message):
+    """``accepted``: the acting one logged the handover and stopped; claim the next epoch now."""
+
+    accepted: bool = False
+    epoch: int = 0
+    last_sequence: int = 0
+
+
+# Witness service (MS-SWN)
+# ---------------------------------------------------------------------------------
+
+
+@message(144)
+@dataclass(slots=True)
+class GetInterfaceList(Message):
+    """-> InterfaceList."""
+
+
+@message(145)
+@dataclass(slots=True)
+class InterfaceList(Message):
+    interfaces: list[Interface] = field(default_factory=list)
+
+
+@message(146)
+@dataclass(slots=True)
+class RegisterWitness(Message):
+    """-> RegisterWitnessReply. ``version`` 0x00020000. ``address``: of the node that the client
+    uses."""
+
+    version: int = 0
+    net_name: str = ""
+    share_name: str = ""
+    address: str = ""
+    client_name: str = ""
+    flags: int = 0
+    keep_alive_s: int = 0
+
+
+@message(147)
+@dataclass(slots=True)
+class RegisterWitnessReply(Message):
+    context: bytes = b""
+
+
+@message(148)
+@dataclass(slots=True)
+class AsyncNotify(Message):
+    """-> Notification, when there is one."""
+
+    context: bytes = b""
+
+
+@message(149)
+@dataclass(slots=True)
+class Notification(Message):
+    """``kind`` 1 resource change, 2 client move, 3 share move, 4 IP change; ``state`` 1 available,
+    255 unavailable; ``address`` of the resource, or where to move."""
+
+    kind: int = 0
+    state: int = 0
+    node: str = ""
+    address: str = ""
+
+
+@message(150)
+@dataclass(slots=True)
+class UnregisterWitness(Message):
+    """-> Done."""
+
+    context: bytes = b""
+
+
+# Cluster service (leader)
+# ---------------------------------------------------------------------------------
+
+
+@message(176)
+@dataclass(slots=True)
+class ClusterStatus(Message):
+    """-> ClusterStatusReply."""
+
+
+@message(177)
+@dataclass(slots=True)
+class ClusterStatusReply(Message):
+    run_id: bytes = b""
+    parts: list[PartStatus] = field(default_factory=list)
+
+
+@message(180)
+@dataclass(slots=True)
+class ListCorrupt(Message):
+    """-> CorruptList, from the authority that owns the volume; for people and tests."""
+
+
+@message(181)
+@dataclass(slots=True)
+class CorruptList(Message):
+    """``places``: the first ones; ``total``: of all."""
+
+    places: list[CorruptPlace] = field(default_factory=list)
+    total: int = 0
+
+
+@message(178)
+@dataclass(slots=True)
+class PartState(Message):
+    """-> PartStateReply. Any part answers for itself; for people and tests."""
+
+
+@message(179)
+@dataclass(slots=True)
+class PartStateReply(Message):
+    part: str = ""
+    name: str = ""
+    incarnation: bytes = b""
+    state: str = ""
+    facts: list[str] = field(default_factory=list)
+    """``name=value`` lines: role, epoch, lag, gate phase, counters."""
