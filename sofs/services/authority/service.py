@@ -215,18 +215,20 @@ class AuthorityPart:
         """Follow one owner after the other until this life has won a claim."""
         env = self._env
         cold_since: tuple[int, int] | None = None
+        in_step_with = -1  # Epoch of the owner that was last followed in step.
         while True:
             owner = await env.fenced.highest_claim(VOLUME_ROLE)
-            verdict, in_step = Verdict.GONE, False
+            verdict = Verdict.GONE
             if owner is not None and owner.incarnation not in self._former:
                 self._follower = Follower(env, self._incarnation, owner, state, self._crash)
                 verdict = await self._follower.run()
-                in_step = self._follower.was_in_step
+                if self._follower.was_in_step:
+                    in_step_with = owner.epoch
             if verdict is Verdict.UNREACHABLE:
                 await env.clock.sleep_ms(LOOK_AGAIN_MS)
                 continue
             epoch = 0 if owner is None else owner.epoch
-            if not in_step and verdict is not Verdict.HANDED:
+            if in_step_with != epoch and verdict is not Verdict.HANDED:
                 now = env.clock.monotonic_ms()
                 if cold_since is None or cold_since[0] != epoch:
                     cold_since = (epoch, now)
