@@ -32,6 +32,7 @@ FAULTS: Final = (
     "disk-full",
     "wall-jump",
 )
+WORKLOAD_NAMES: Final = ("registers", "appends", "counters", "tree", "exclusive", "private")
 
 
 @dataclass(slots=True)
@@ -83,10 +84,11 @@ def draw_plan(seed: int) -> Plan:
     plan.machines = draw.choice((1, 1, 2, 3))
     plan.witnesses = draw.choice((0, 0, plan.nodes))
     plan.clients = draw.choice((1, 2, 2, 3, 4))
+    plan.workloads = [w for w in WORKLOAD_NAMES if draw.random() < 0.35] or ["registers"]
     chosen = [fault for fault in FAULTS if draw.random() < draw.choice((0.15, 0.5))]
     plan.faults = chosen or [draw.choice(FAULTS)]
-    plan.fault_every_ms = draw.choice((300.0, 700.0, 1_500.0, 3_000.0))
-    plan.fault_ms = draw.choice((3_000.0, 6_000.0, 10_000.0))
+    plan.fault_every_ms = draw.choice((100.0, 300.0, 700.0, 1_500.0))
+    plan.fault_ms = draw.choice((2_000.0, 4_000.0, 8_000.0))
     plan.restart_ms = draw.choice(((50.0, 200.0), (400.0, 900.0), (400.0, 3_000.0)))
     plan.delay_us = draw.choice((50.0, 200.0, 1_000.0, 5_000.0))
     plan.clock_spread = draw.choice((0.0, 0.0, 0.02, 0.3))
@@ -96,7 +98,7 @@ def draw_plan(seed: int) -> Plan:
     plan.hand_back_after_ms = draw.choice((100, 500, 2_000))
     plan.checkpoint_bytes = draw.choice((16, 64, 1024)) * KIB
     plan.checkpoint_entries = draw.choice((20, 100, 1_000))
-    plan.think_ms = draw.choice((2.0, 10.0, 40.0, 150.0))
+    plan.think_ms = draw.choice((5.0, 20.0, 60.0, 150.0))
     plan.slow_steps = draw.choice((0.0, 0.0, 0.001, 0.01))
     if "kill-client" in plan.faults:
         plan.handle_timeout_ms = 5_000

@@ -96,6 +96,16 @@ class Workload(ABC):
             actor.files[path] = file
         return file
 
+    async def close(self, actor: Actor, path: str) -> None:
+        """Close a file of the actor's, if it is open. A failed close leaves the handle to its
+        timeout, or to the end of the client."""
+        file = actor.files.pop(path, None)
+        if file is not None:
+            try:
+                await file.close()
+            except SofsError as error:
+                self.world.tell(f"close of {path}: {error}", actor.process)
+
     async def record(
         self,
         operation: Operation,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from sofs.errors import SofsError
 from sofs.sim.history import Operation
 from sofs.sim.workloads.base import LOST, Actor, Workload
 
@@ -67,11 +66,7 @@ class Registers(Workload):
 
     async def finish(self, actor: Actor) -> None:
         for path in [p for p in actor.files if p.startswith("/reg-")]:
-            file = actor.files.pop(path)
-            try:
-                await file.close()
-            except SofsError as error:
-                self.world.tell(f"close of {path}: {error}", actor.process)
+            await self.close(actor, path)
 
     async def verify(self, actor: Actor) -> None:
         for key in self.cells:
