@@ -138,7 +138,7 @@ class Cluster:
     def _died(self, part: Supervised) -> None:
         part.process, part.part = None, None
         draw = self.world.draw("restarts")
-        delay_us = int(draw.uniform(*self.plan.restart_ms) * 1000)
+        delay_us = int(draw.uniform(self.plan.restart_ms[0], self.plan.restart_ms[1]) * 1000)
         self.loop.call_at(
             (self.loop.now_us + delay_us) / 1e6, self.start_part, part, context=self.world.context
         )

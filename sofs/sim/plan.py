@@ -6,8 +6,10 @@ one kind hard and others all kinds together. Averages hide bugs; corners show th
 
 from __future__ import annotations
 
+import json
 import random
-from dataclasses import dataclass, field, fields
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Final
 
 KIB: Final = 1024
@@ -47,7 +49,7 @@ class Plan:
     faults: list[str] = field(default_factory=list)
     fault_every_ms: float = 1_500.0
     fault_ms: float = 8_000.0  # How long faults are on.
-    restart_ms: tuple[float, float] = (400.0, 900.0)
+    restart_ms: Sequence[float] = (400.0, 900.0)
     delay_us: float = 200.0
     clock_spread: float = 0.0
     first_bytes: int = 64 * KIB
@@ -65,6 +67,10 @@ class Plan:
     def handles_may_be_lost(self) -> bool:
         """Whether a client may be away for longer than its handles last."""
         return self.handle_timeout_ms > 0
+
+    def to_json(self) -> str:
+        """All of it in one line; ``Plan(**...)`` gives it back."""
+        return json.dumps(asdict(self), separators=(",", ":"))
 
     def __str__(self) -> str:
         return ", ".join(f"{f.name}={_short(getattr(self, f.name))}" for f in fields(self))

@@ -12,6 +12,7 @@ import gc
 import logging
 import sys
 import warnings
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -19,6 +20,7 @@ from typing import Any, Final
 
 from sofs.client.aio import AsyncShare, connect
 from sofs.errors import SofsError
+from sofs.sim.checkers.linear import check_linearizable
 from sofs.sim.cluster import Cluster
 from sofs.sim.faults import Faults
 from sofs.sim.history import History
@@ -34,7 +36,11 @@ PROGRESS_MS: Final = 90_000  # After the last fault: every client has done PROGR
 PROGRESS_STEPS: Final = 3
 QUIET_MS: Final = 90_000  # Then everybody closes and leaves.
 ONLINE_MS: Final = 150_000
-GARBAGE_ROUNDS_MAX: Final = 5
+CHECK_STEPS_MAX: Final = 100_000  # For each object; what is not decided by then is counted.
+GARBAGE_ROUNDS_MAX: Final = 100
+
+
+Gone = weakref.ref[SimLoop]
 
 
 @dataclass
@@ -47,6 +53,7 @@ class Outcome:
     digest: int
     virtual_ms: int
     callbacks: int
+    undecided: int
     operations: int
     failovers: int
     faults: dict[str, int] = field(default_factory=dict)
@@ -74,6 +81,7 @@ class Run:
         self.faults = Faults(self.cluster, lambda: [a.process for a in self.actors])
         self.actors: list[Actor] = []
         self.stopping = False
+        self.undecided = 0
         self.done = 0
 
     async def main(self) -> None:
@@ -85,6 +93,11 @@ class Run:
         for workload in self.workloads:
             for text in workload.judge():
                 self.world.fail(text)
+        for violation in check_linearizable(self.history, steps_max=CHECK_STEPS_MAX):
+            if violation.decided:
+                self.world.fail(violation.story(self.history))
+            else:
+                self.undecided += 1
 
     async def _main(self) -> None:
         self.world.tell(f"plan: {self.plan}")
@@ -219,17 +232,19 @@ def run_seed(seed: int, *, plan: Plan | None = None, tracing: bool = False) -> O
     plan = plan or draw_plan(seed)
     made: list[Run] = []
     loops: list[SimLoop] = []
+    gone: list[Gone] = []
 
     async def main() -> None:
         run = Run(loops[0], seed, plan, tracing)
         made.append(run)
         await run.main()
 
-    with _quiet(made, tracing):
+    with _quiet(made, gone, tracing):
         try:
             simulate(seed, main(), keep_trace=False, prepare=loops.append)
         except (Deadlock, BusyLoop) as error:
             made[0].world.fail(f"{type(error).__name__}: {error}")
+        gone.append(weakref.ref(loops[0]))
         outcome = _outcome(made.pop(), loops.pop())
     return outcome
 
@@ -243,6 +258,7 @@ def _outcome(run: Run, loop: SimLoop) -> Outcome:
         loop.digest,
         loop.now_us // 1000,
         loop.callbacks,
+        run.undecided,
         len(run.history.operations),
         sum(part.lives - 1 for part in run.cluster.parts),
         dict(run.faults.injected),
@@ -252,7 +268,7 @@ def _outcome(run: Run, loop: SimLoop) -> Outcome:
 
 
 @contextmanager
-def _quiet(made: list[Run], tracing: bool) -> Iterator[None]:
+def _quiet(made: list[Run], gone: list[Gone], tracing: bool) -> Iterator[None]:
     """The product's log goes to the story; what dead processes leave behind is silent; garbage is
     collected between runs only, since collecting runs code."""
     log = logging.getLogger("sofs")
@@ -270,15 +286,15 @@ def _quiet(made: list[Run], tracing: bool) -> Iterator[None]:
     try:
         yield
     finally:
+        log.setLevel(before[0])
+        log.propagate, log.handlers = before[1], before[2]
         gc.enable()
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", RuntimeWarning)  # Coroutines that nobody runs any more.
             for _ in range(GARBAGE_ROUNDS_MAX):  # What is finalized leaves garbage in its turn.
-                if not gc.collect():
+                if not gc.collect() or (gone and all(loop() is None for loop in gone)):
                     break
         sys.unraisablehook = hook
-        log.setLevel(before[0])
-        log.propagate, log.handlers = before[1], before[2]
 
 
 class _Lazy(logging.Handler):

@@ -313,6 +313,8 @@ class World:
 
     def fail(self, text: str) -> None:
         """A promise was broken: the run fails, and this says why."""
+        if self.loop.over:
+            return  # What is thrown away after the run says nothing about it.
         self.tell(f"BROKEN: {text}")
         self.failures.append(text)
 
