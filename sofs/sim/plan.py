@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Final
 
@@ -49,7 +48,7 @@ class Plan:
     faults: list[str] = field(default_factory=list)
     fault_every_ms: float = 1_500.0
     fault_ms: float = 8_000.0  # How long faults are on.
-    restart_ms: Sequence[float] = (400.0, 900.0)
+    restart_ms: list[float] = field(default_factory=lambda: [400.0, 900.0])
     delay_us: float = 200.0
     clock_spread: float = 0.0
     first_bytes: int = 64 * KIB
@@ -95,7 +94,7 @@ def draw_plan(seed: int) -> Plan:
     plan.faults = chosen or [draw.choice(FAULTS)]
     plan.fault_every_ms = draw.choice((100.0, 300.0, 700.0, 1_500.0))
     plan.fault_ms = draw.choice((2_000.0, 4_000.0, 8_000.0))
-    plan.restart_ms = draw.choice(((50.0, 200.0), (400.0, 900.0), (400.0, 3_000.0)))
+    plan.restart_ms = draw.choice(([50.0, 200.0], [400.0, 900.0], [400.0, 3_000.0]))
     plan.delay_us = draw.choice((50.0, 200.0, 1_000.0, 5_000.0))
     plan.clock_spread = draw.choice((0.0, 0.0, 0.02, 0.3))
     plan.first_bytes = draw.choice((16, 64, 256)) * KIB

@@ -239,11 +239,12 @@ def run_seed(seed: int, *, plan: Plan | None = None, tracing: bool = False) -> O
         made.append(run)
         await run.main()
 
-    with _quiet(made, gone, tracing):
+    with warnings.catch_warnings(), _quiet(made, gone, tracing):
         try:
             simulate(seed, main(), keep_trace=False, prepare=loops.append)
         except (Deadlock, BusyLoop) as error:
             made[0].world.fail(f"{type(error).__name__}: {error}")
+        warnings.simplefilter("ignore", RuntimeWarning)  # Coroutines that nobody runs any more.
         gone.append(weakref.ref(loops[0]))
         outcome = _outcome(made.pop(), loops.pop())
     return outcome
@@ -289,11 +290,9 @@ def _quiet(made: list[Run], gone: list[Gone], tracing: bool) -> Iterator[None]:
         log.setLevel(before[0])
         log.propagate, log.handlers = before[1], before[2]
         gc.enable()
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", RuntimeWarning)  # Coroutines that nobody runs any more.
-            for _ in range(GARBAGE_ROUNDS_MAX):  # What is finalized leaves garbage in its turn.
-                if not gc.collect() or (gone and all(loop() is None for loop in gone)):
-                    break
+        for _ in range(GARBAGE_ROUNDS_MAX):  # What is finalized leaves garbage in its turn.
+            if not gc.collect() or (gone and all(loop() is None for loop in gone)):
+                break
         sys.unraisablehook = hook
 
 
