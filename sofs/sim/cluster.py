@@ -74,6 +74,7 @@ class Cluster:
         self.network.delay_us = plan.delay_us
         self.disk = SimDisk(world.draw("disk"))
         self.parts: list[Supervised] = []
+        self.twins: list[Supervised] = []
         self.clients: list[SimProcess] = []
         self.failovers = 0  # Claims that superseded a serving part.
         self._rates = world.draw("rates")
@@ -125,6 +126,12 @@ class Cluster:
         process.on_crash.append(lambda: self._died(part))
         self.world.tell("starts", process)
         process.spawn(self._guarded(process, self._run(part, process)))
+
+    def start_twin(self, part: Supervised) -> None:
+        """Start a second process of ``part`` beside the first; it gets another port."""
+        twin = Supervised(f"{part.name}-twin", part.role, part.machine, part.host)
+        self.twins.append(twin)
+        self.start_part(twin)
 
     async def _guarded(self, process: SimProcess, work: Coroutine[Any, Any, None]) -> None:
         try:
@@ -238,7 +245,7 @@ class Cluster:
             machine.up = True
             self.world.tell(f"{machine.name} is up again")
             self.network.machine_up(dead)
-            for part in self.parts:
+            for part in [*self.parts, *self.twins]:
                 if part.machine is machine:
                     self.start_part(part)
 
@@ -250,7 +257,7 @@ class Cluster:
 
     def acting(self) -> Any:
         """The active authority, if one runs."""
-        for part in self.parts:
+        for part in [*self.parts, *self.twins]:
             made, process = part.part, part.process
             if not isinstance(made, AuthorityPart) or process is None or process.frozen:
                 continue
@@ -259,7 +266,9 @@ class Cluster:
         return None
 
     def running(self, role: str = "") -> list[Supervised]:
-        return [p for p in self.parts if p.process is not None and role in ("", p.role)]
+        return [
+            p for p in [*self.parts, *self.twins] if p.process is not None and role in ("", p.role)
+        ]
 
     def client(self, name: str) -> SimProcess:
         """A process for a client on a machine of its own."""

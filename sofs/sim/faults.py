@@ -10,6 +10,7 @@ from sofs.sim.cluster import Cluster
 from sofs.sim.disk import DiskFaults
 from sofs.sim.world import SimProcess
 
+TWINS_MAX = 3
 CALLS_MAX = 60  # A process that is to die at a system call does so within so many.
 
 
@@ -51,6 +52,10 @@ class Faults:
         for process in self._frozen:
             process.thaw()
         self._frozen.clear()
+        for part in self.cluster.twins:
+            part.wanted = False
+            if part.process is not None:
+                part.process.crash("the supervisor ends the second copy")
 
     def _later(self, mean_ms: float, what: Callable[[], None]) -> None:
         """Take a fault back after a while."""
@@ -74,16 +79,27 @@ class Faults:
         if clients:
             self._draw.choice(clients).crash("killed")
 
-    def kill_at_call(self) -> None:
+    def at_call(self, *, kill: bool) -> None:
+        """Something happens to a process at one of its next system calls."""
         process = self._pick("node", COORDINATOR, RESUME_KEY)
         if process is not None and not process.fuse:
             process.fuse = self._draw.randrange(1, 2 * CALLS_MAX)
             found = process
 
             def action() -> None:
-                found.crash("killed at a system call")
+                if kill:
+                    found.crash("killed at a system call")
+                else:
+                    self._freeze(found)
 
             process.fuse_action = action
+
+    def twin(self) -> None:
+        """A second process of a part is started while the first one lives, as a supervisor may do
+        that lost sight of it."""
+        running = [p for p in self.cluster.parts if p.process is not None]
+        if running and len(self.cluster.twins) < TWINS_MAX:
+            self.cluster.start_twin(self._draw.choice(running))
 
     def freeze(self, *roles: str) -> None:
         process = self._pick(*roles)
@@ -100,7 +116,7 @@ class Faults:
             return
         process.freeze()
         self._frozen.append(process)
-        self._later(self._draw.choice((50, 500, 2_000)), process.thaw)
+        self._later(self._draw.choice((50, 500, 2_000, 8_000)), process.thaw)
 
     # Machines and clocks --------------------------------------------------------------------
 
@@ -196,7 +212,9 @@ _INJECT: dict[str, Callable[[Faults], None]] = {
     "kill-authority": lambda f: f.kill(COORDINATOR, RESUME_KEY),
     "kill-witness": lambda f: f.kill("witness"),
     "kill-client": Faults.kill_client,
-    "kill-at-call": Faults.kill_at_call,
+    "kill-at-call": lambda f: f.at_call(kill=True),
+    "freeze-at-call": lambda f: f.at_call(kill=False),
+    "twin": Faults.twin,
     "freeze-node": lambda f: f.freeze("node"),
     "freeze-authority": lambda f: f.freeze(COORDINATOR, RESUME_KEY),
     "freeze-client": Faults.freeze_client,

@@ -18,6 +18,8 @@ FAULTS: Final = (
     "kill-witness",
     "kill-client",
     "kill-at-call",
+    "freeze-at-call",
+    "twin",
     "freeze-node",
     "freeze-authority",
     "freeze-client",
@@ -33,7 +35,16 @@ FAULTS: Final = (
     "disk-full",
     "wall-jump",
 )
-WORKLOAD_NAMES: Final = ("registers", "appends", "counters", "tree", "exclusive", "private")
+WORKLOAD_NAMES: Final = (
+    "registers",
+    "appends",
+    "counters",
+    "tree",
+    "exclusive",
+    "private",
+    "locks",
+    "whole",
+)
 
 
 @dataclass(slots=True)
@@ -61,11 +72,15 @@ class Plan:
     think_ms: float = 40.0
     slow_steps: float = 0.0
     handle_timeout_ms: int = 0  # 0: the server's default, a minute.
+    lanes: int = 1  # Operations of one workload and client at the same time, where it can.
+    short_deadlines: float = 0.0  # Chance that an operation has one; it is settled then.
+    cancels: float = 0.0  # Chance that an operation is cancelled half-way.
+    moves: float = 0.0  # Chance that a client moves to another node before an operation.
 
     @property
     def handles_may_be_lost(self) -> bool:
         """Whether a client may be away for longer than its handles last."""
-        return self.handle_timeout_ms > 0
+        return self.handle_timeout_ms > 0 or self.gate_window_ms < 60_000
 
     def to_json(self) -> str:
         """All of it in one line; ``Plan(**...)`` gives it back."""
@@ -89,7 +104,7 @@ def draw_plan(seed: int) -> Plan:
     plan.machines = draw.choice((1, 1, 2, 3))
     plan.witnesses = draw.choice((0, 0, plan.nodes))
     plan.clients = draw.choice((1, 2, 2, 3, 4))
-    plan.workloads = [w for w in WORKLOAD_NAMES if draw.random() < 0.35] or ["registers"]
+    plan.workloads = [w for w in WORKLOAD_NAMES if draw.random() < 0.3] or ["registers"]
     chosen = [fault for fault in FAULTS if draw.random() < draw.choice((0.15, 0.5))]
     plan.faults = chosen or [draw.choice(FAULTS)]
     plan.fault_every_ms = draw.choice((100.0, 300.0, 700.0, 1_500.0))
@@ -105,6 +120,11 @@ def draw_plan(seed: int) -> Plan:
     plan.checkpoint_entries = draw.choice((20, 100, 1_000))
     plan.think_ms = draw.choice((5.0, 20.0, 60.0, 150.0))
     plan.slow_steps = draw.choice((0.0, 0.0, 0.001, 0.01))
-    if "kill-client" in plan.faults:
-        plan.handle_timeout_ms = 5_000
+    plan.gate_window_ms = draw.choice((60_000, 60_000, 5_000))
+    if "kill-client" in plan.faults or draw.random() < 0.2:
+        plan.handle_timeout_ms = draw.choice((2_000, 5_000))
+    plan.lanes = draw.choice((1, 1, 2, 3))
+    plan.short_deadlines = draw.choice((0.0, 0.0, 0.1, 0.4))
+    plan.cancels = draw.choice((0.0, 0.0, 0.05))
+    plan.moves = draw.choice((0.0, 0.02, 0.1))
     return plan

@@ -37,6 +37,7 @@ PROGRESS_STEPS: Final = 3
 QUIET_MS: Final = 90_000  # Then everybody closes and leaves.
 ONLINE_MS: Final = 150_000
 CHECK_STEPS_MAX: Final = 100_000  # For each object; what is not decided by then is counted.
+LOOPS_A_PACE: Final = 6  # More client loops than this share what so many would do.
 GARBAGE_ROUNDS_MAX: Final = 100
 
 
@@ -80,6 +81,8 @@ class Run:
         ]
         self.faults = Faults(self.cluster, lambda: [a.process for a in self.actors])
         self.actors: list[Actor] = []
+        loops = sum(plan.lanes if w.concurrent else 1 for w in self.workloads) * plan.clients
+        self.think_ms = plan.think_ms * max(1.0, loops / LOOPS_A_PACE)
         self.stopping = False
         self.undecided = 0
         self.done = 0
@@ -175,7 +178,12 @@ class Run:
         share = await self._connect(process)
         actor = Actor(name, process, share, self.world.draw(f"client/{name}"))
         self.actors.append(actor)
-        await asyncio.gather(*(self._work(actor, workload) for workload in self.workloads))
+        lanes = [
+            self._work(actor, workload)
+            for workload in self.workloads
+            for _ in range(self.plan.lanes if workload.concurrent else 1)
+        ]
+        await asyncio.gather(*lanes)
         for workload in self.workloads:
             await workload.finish(actor)
         await share.close(timeout_ms=30_000)
@@ -183,12 +191,14 @@ class Run:
     async def _work(self, actor: Actor, workload: Workload) -> None:
         while not self.stopping:
             try:
+                if actor.draw.random() < self.plan.moves:
+                    actor.share.move()
                 await workload.step(actor)
                 actor.steps += 1
                 self.done += 1
             except SofsError as error:
                 self.world.tell(f"{workload.name}: {error}", actor.process)
-            await pause(actor, self.plan.think_ms)
+            await pause(actor, self.think_ms)
 
     async def _as_client(self, name: str, work: Callable[[Actor], Any], limit_ms: int) -> None:
         process = self.cluster.client(name)

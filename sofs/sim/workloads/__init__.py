@@ -6,10 +6,13 @@ from typing import Final
 
 from sofs.sim.workloads.appends import Appends, Counters
 from sofs.sim.workloads.base import Workload
+from sofs.sim.workloads.locks import Locks
 from sofs.sim.workloads.names import Exclusive, Tree
 from sofs.sim.workloads.private import Private
 from sofs.sim.workloads.registers import Registers
+from sofs.sim.workloads.whole import Whole
 
 WORKLOADS: Final[dict[str, type[Workload]]] = {
-    w.name: w for w in (Registers, Appends, Counters, Tree, Exclusive, Private)
+    workload.name: workload
+    for workload in (Registers, Appends, Counters, Tree, Exclusive, Private, Locks, Whole)
 }

@@ -16,6 +16,7 @@ class Appends(Workload):
     """Records are lines of 20 to 6,000 bytes that begin with their number."""
 
     name: ClassVar[str] = "appends"
+    concurrent: ClassVar[bool] = True
 
     def __init__(self, *given: object) -> None:
         super().__init__(*given)  # type: ignore[arg-type]
@@ -35,7 +36,13 @@ class Appends(Workload):
             file = await self.open(actor, PATH, "a+b")
             if actor.draw.random() < 0.8:
                 operation = self.history.invoke(actor.name, "append", PATH, data)
-                await self.record(operation, lambda: file.append(data), lambda at: at)
+                limit = self.limit_ms(actor)
+                await self.record(
+                    operation,
+                    lambda: file.append(data, deadline_ms=limit),
+                    lambda at: at,
+                    settle=actor,
+                )
             else:
                 operation = self.history.invoke(actor.name, "size", PATH)
                 await self.record(operation, file.stat, lambda info: info.size)

@@ -31,6 +31,7 @@ from sofs.sim.plan import Plan
 from sofs.sim.world import SimProcess, World
 
 T = TypeVar("T")
+_FIRST = asyncio.FIRST_COMPLETED
 LOST = (HandleLost, FileForcedClosed, FileClosed)
 
 
@@ -53,6 +54,7 @@ class Workload(ABC):
     """One kind of work on its own files."""
 
     name: ClassVar[str]
+    concurrent: ClassVar[bool] = False  # Whether one client may do several steps at a time.
 
     def __init__(self, world: World, plan: Plan, history: History) -> None:
         self.world = world
@@ -106,17 +108,27 @@ class Workload(ABC):
             except SofsError as error:
                 self.world.tell(f"close of {path}: {error}", actor.process)
 
+    def limit_ms(self, actor: Actor) -> int | None:
+        """A deadline for one operation: sometimes too short."""
+        if self.plan.short_deadlines and actor.draw.random() < self.plan.short_deadlines:
+            return actor.draw.choice((5, 30, 150, 600))
+        return None
+
     async def record(
         self,
         operation: Operation,
         work: Callable[[], Awaitable[T]],
         result: Callable[[T], Any] = lambda value: None,
+        settle: Actor | None = None,
     ) -> T | None:
-        """Do ``work`` and record its outcome; None when it was not done for sure."""
+        """Do ``work`` and record its outcome; None when it was not done for sure. An unknown
+        outcome is settled through the share of ``settle``."""
         try:
-            value = await work()
+            value = await self._maybe_cancelled(work, settle)
+        except asyncio.CancelledError:
+            self.history.unknown(operation, "cancelled")
         except OutcomeUnknown as error:
-            self.history.unknown(operation, error.code)
+            await self._settle(operation, error, settle)
         except LOST as error:
             # The class is about the handle; what was in flight may have taken effect.
             self.history.unknown(operation, error.code)
@@ -131,6 +143,32 @@ class Workload(ABC):
             self.history.ok(operation, result(value))
             return value
         return None
+
+    async def _maybe_cancelled(self, work: Callable[[], Awaitable[T]], actor: Actor | None) -> T:
+        """Await ``work``; sometimes give it up half-way."""
+        if actor is None or actor.draw.random() >= self.plan.cancels:
+            return await work()
+        task = asyncio.ensure_future(work())
+        await asyncio.wait([task, asyncio.ensure_future(pause(actor, 5.0))], return_when=_FIRST)
+        task.cancel()
+        return await task
+
+    async def _settle(
+        self, operation: Operation, error: OutcomeUnknown, actor: Actor | None
+    ) -> None:
+        """Ask what became of it: afterwards it happened or never will."""
+        if actor is None or error.token is None:
+            self.history.unknown(operation, error.code)
+            return
+        try:
+            settled = await actor.share.settle(error.token)
+        except SofsError as second:
+            self.history.unknown(operation, second.code)
+            return
+        if settled.executed:
+            self.history.ok(operation, settled.offset if operation.kind == "append" else None)
+        else:
+            self.history.refused(operation, "ABANDONED")
 
     def unexpected(self, operation: Operation, error: SofsError) -> None:
         """A refusal that the workload did not ask for. Some plans make them likely."""

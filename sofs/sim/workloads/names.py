@@ -40,6 +40,7 @@ class Tree(Workload):
 
     name: ClassVar[str] = "tree"
     top: ClassVar[str] = "/t"
+    concurrent: ClassVar[bool] = True
 
     def __init__(self, *given: object) -> None:
         super().__init__(*given)  # type: ignore[arg-type]
@@ -68,15 +69,24 @@ class Tree(Workload):
         if kind == "create":
             data = b"%08d" % self.unique()
             operation = invoke(me, "create", "volume", path)
-            await self.record(operation, lambda: share.write_file(path, data, exclusive=True))
+            limit = self.limit_ms(actor)
+            await self.record(
+                operation,
+                lambda: share.write_file(path, data, exclusive=True, deadline_ms=limit),
+                settle=actor,
+            )
         elif kind == "unlink":
             operation = invoke(me, "unlink", "volume", path)
-            await self.record(operation, lambda: share.unlink(path))
+            limit = self.limit_ms(actor)
+            await self.record(
+                operation, lambda: share.unlink(path, deadline_ms=limit), settle=actor
+            )
         elif kind == "rename" or kind == "replace":
             replace = kind == "replace"
             call = share.replace if replace else share.rename
             operation = invoke(me, "rename", "volume", path, other, replace)
-            await self.record(operation, lambda: call(path, other))
+            limit = self.limit_ms(actor)
+            await self.record(operation, lambda: call(path, other, deadline_ms=limit), settle=actor)
         elif kind == "exists":
             operation = invoke(me, "exists", "volume", path)
             await self.record(operation, lambda: share.exists(path), bool)

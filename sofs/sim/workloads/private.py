@@ -46,6 +46,7 @@ class Private(Workload):
 
     async def change(
         self,
+        actor: Actor,
         path: str,
         operation: Operation,
         work: Callable[[], Awaitable[T]],
@@ -57,7 +58,7 @@ class Private(Workload):
         after = [change(state) for state in before]
         self.states[path] = list(dict.fromkeys([*before, *after]))[:STATES_MAX]
         try:
-            return await self.record(operation, work, _offset)
+            return await self.record(operation, work, _offset, settle=actor)
         finally:
             if operation.outcome == "ok":
                 self.states[path] = list(dict.fromkeys(after))
@@ -78,10 +79,12 @@ class Private(Workload):
         data = (b"%07d|" % self.unique()) * draw.choice((1, 10, 512, 1_100))
         file = await self.open(actor, path)
         operation = self.history.invoke(actor.name, "write", path, offset, data)
+        limit = self.limit_ms(actor)
         await self.change(
+            actor,
             path,
             operation,
-            lambda: file.pwrite(data, offset),
+            lambda: file.pwrite(data, offset, deadline_ms=limit),
             lambda old: _written(old, offset, data),
         )
 
@@ -91,7 +94,14 @@ class Private(Workload):
         if max(map(len, self.states[path])) > 2 * BYTES_MAX:
             return
         operation = self.history.invoke(actor.name, "append", path, data)
-        at = await self.change(path, operation, lambda: file.append(data), lambda old: old + data)
+        limit = self.limit_ms(actor)
+        at = await self.change(
+            actor,
+            path,
+            operation,
+            lambda: file.append(data, deadline_ms=limit),
+            lambda old: old + data,
+        )
         if at is not None:
             self.seen(path, f"an append at {at}", lambda state: len(state) == at + len(data))
 
@@ -99,10 +109,12 @@ class Private(Workload):
         size = actor.draw.randrange(BYTES_MAX)
         file = await self.open(actor, path)
         operation = self.history.invoke(actor.name, "truncate", path, size)
+        limit = self.limit_ms(actor)
         await self.change(
+            actor,
             path,
             operation,
-            lambda: file.truncate(size),
+            lambda: file.truncate(size, deadline_ms=limit),
             lambda old: old[:size] + bytes(max(0, size - len(old))),
         )
 

@@ -16,6 +16,7 @@ class Registers(Workload):
     one cell with a value of its own; a read that returns anything but one whole value is torn."""
 
     name: ClassVar[str] = "registers"
+    concurrent: ClassVar[bool] = True
 
     def __init__(self, *given: object) -> None:
         super().__init__(*given)  # type: ignore[arg-type]
@@ -56,7 +57,10 @@ class Registers(Workload):
         data = self.value(key)
         offset = self.cells[key][0]
         operation = self.history.invoke(actor.name, "write", key, 0, data)
-        await self.record(operation, lambda: file.pwrite(data, offset))
+        limit = self.limit_ms(actor)
+        await self.record(
+            operation, lambda: file.pwrite(data, offset, deadline_ms=limit), settle=actor
+        )
 
     async def read(self, actor: Actor, key: str) -> None:
         file = await self.open(actor, key.partition("#")[0])
