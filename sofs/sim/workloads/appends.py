@@ -132,6 +132,9 @@ class Counters(Workload):
                 self.maybe -= 1
         except LOST as error:
             self.lost(actor, self.path, error)
+        except SofsError as error:
+            # Not even read: a full disk refuses the token that a read needs. The lock is held.
+            self.world.tell(f"counter: {error}", actor.process)
         finally:
             self.sure += wrote
             if self.holder == actor.name:
