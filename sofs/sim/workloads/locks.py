@@ -25,7 +25,10 @@ class Locks(Workload):
         self.held: dict[AsyncFile, list[tuple[int, int]]] = {}
 
     def unexpected(self, operation: Operation, error: SofsError) -> None:
-        if not isinstance(error, LockNotGranted):
+        if isinstance(error, LockNotGranted):
+            # Who asks may stand behind one who waits: the refusal tells nothing of who holds what.
+            operation.code = "NOT_ITS_TURN"
+        else:
             super().unexpected(operation, error)
 
     async def setup(self, actor: Actor) -> None:
