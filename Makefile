@@ -4,8 +4,10 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 SEED ?= 1
 ROUNDS ?= 20
+SEEDS ?= 200
+FROM ?= 1
 
-.PHONY: setup check test demo chaos bench protos clean
+.PHONY: setup check test sim demo chaos bench protos clean
 
 setup: $(VENV)/.installed
 
@@ -28,6 +30,10 @@ check: setup
 # Real processes on a shared machine: what failed is run once more, alone; failing twice fails.
 test: setup
 	@$(BIN)/python scripts/run_tests.py
+
+# Whole clusters in virtual time; seeds that fail are kept and run by the tests for ever.
+sim: setup
+	$(BIN)/python -m sofs sim --seeds $(SEEDS) --from $(FROM) --save tests/sim/regressions.txt
 
 chaos: setup
 	$(BIN)/python -m pytest -q -s tests/chaos --chaos-seed $(SEED) --chaos-rounds $(ROUNDS)

@@ -1,4 +1,4 @@
-"""Commands that live in packages of their own and parse their own arguments: demo and bench.
+"""Commands that live in packages of their own and parse their own arguments: demo, bench and sim.
 
 They are loaded only when called. Each has ``main(arguments) -> int`` in ``sofs.<command>`` or
 ``sofs.<command>.main``.
@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from sofs.errors import NotSupported
 
-COMMANDS: Final = ("demo", "bench")
+COMMANDS: Final = ("demo", "bench", "sim")
 
 
 def add_parser(

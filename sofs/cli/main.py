@@ -28,6 +28,7 @@ examples:
   sofs down                             end its processes; files stay
   sofs demo                             see it survive the death of every part
   sofs bench                            measure it on this machine
+  sofs sim --seeds 200                  try its protocols on 200 schedules of faults
 
 then, in Python:
   share = sofs.connect("sofs://127.0.0.11:PORT,.../share")   # as `sofs up` prints it
@@ -49,6 +50,7 @@ def build_parser() -> argparse.ArgumentParser:
         module.add_parser(commands)
     delegate.add_parser(commands, "demo", "see a cluster survive the death of every part")
     delegate.add_parser(commands, "bench", "measure a cluster on this machine")
+    delegate.add_parser(commands, "sim", "run clusters in virtual time, from seeds")
     return parser
 
 

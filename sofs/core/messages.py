@@ -381,12 +381,14 @@ class WriteFile(Message):
 @dataclass(slots=True)
 class ReadFile(Message):
     """-> ReadFileReply with data. open + read + close as one, from ``offset``; writes no open
-    record. The share check is that of an open for READ that shares everything."""
+    record. The share check is that of an open for READ that shares everything. ``not_held``: said
+    by the node, which has no token of the file; one that never reached it is taken back first."""
 
     path: str = ""
     offset: int = 0
     length: int = 0
     caller: Caller = field(default_factory=Caller)
+    not_held: bool = False
 
 
 @message(56)

@@ -4,6 +4,16 @@ Nothing is slept, no thread and no socket is used: when nothing is ready, time j
 timer. Which ready callback runs next is drawn, so that an order which asyncio happens to keep is
 not relied upon. A run that waits for nothing raises ``Deadlock``, which names the waiting tasks.
 ``call_soon_threadsafe``, executors and descriptors are for real processes and are refused.
+
+Owners. The context variable ``OWNER`` names the simulated process (``process.SimProcess``) on whose
+behalf a callback was scheduled; asyncio copies contexts, so a process's tasks, timers and wake-ups
+are all its own. A callback of an owner that is dead is dropped and one of an owner that is frozen
+is parked until it thaws: between any two callbacks a process can stop, for a while or for ever.
+Callbacks of one owner keep their order, as asyncio promises it to real processes; those without an
+owner do not.
+
+Tasks are kept alive by the loop until they end. asyncio alone holds them weakly: a task of a dead
+process would be collected at a moment that no seed decides, and its ``finally`` clauses would run.
 """
 
 from __future__ import annotations
@@ -12,57 +22,156 @@ import asyncio
 import heapq
 import random
 from asyncio import events
-from collections.abc import Coroutine
-from typing import Any, TypeVar
+from collections.abc import Callable, Coroutine, Generator
+from contextvars import Context, ContextVar
+from typing import Any, Final, TypeVar
 
 T = TypeVar("T")
+
+SAME_TIME_CALLBACKS_MAX: Final = 500_000  # Without time passing: more of them are a busy loop.
+_DIGEST_MASK: Final = (1 << 61) - 1
 
 
 class Deadlock(RuntimeError):
     """Nothing is ready and nothing is scheduled: the tasks named here wait for ever."""
 
 
-class SimLoop(asyncio.BaseEventLoop):
-    """See the module. ``trace`` holds (virtual microseconds, draw) of every callback run."""
+class BusyLoop(RuntimeError):
+    """Callbacks schedule callbacks without end and no time passes."""
 
-    def __init__(self, seed: int) -> None:
+
+class Owner:
+    """What the loop knows of a simulated process."""
+
+    __slots__ = ("dead", "frozen", "number", "parked")
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+        self.dead = False
+        self.frozen = False
+        self.parked: list[Any] = []  # Ready callbacks that wait for the thaw, in order.
+
+
+OWNER: ContextVar[Owner | None] = ContextVar("sofs.sim.owner", default=None)
+
+
+class SimLoop(asyncio.BaseEventLoop):
+    """See the module. ``trace`` holds (virtual microseconds, draw) of every callback run, when it
+    is kept; ``digest`` says the same in one number."""
+
+    def __init__(self, seed: int, *, keep_trace: bool = True) -> None:
         super().__init__()
         self._order = random.Random(f"{seed}/order")
         self._now_us = 0
+        self._alive: list[asyncio.Task[Any]] = []
+        self._alive_max = 1_000
+        self._keep_trace = keep_trace
+        self._same_time = 0
+        self.over = False  # Set at the end: nothing has an effect any more.
         self.trace: list[tuple[int, int]] = []
+        self.digest = 0
+        self.callbacks = 0
+        self.current: Owner | None = None  # Whose callback runs now.
+        self.set_task_factory(self._make_task)
+
+    @property
+    def now_us(self) -> int:
+        """Virtual microseconds since the loop was made."""
+        return self._now_us
 
     def time(self) -> float:
         """Virtual seconds since the loop was made."""
         return self._now_us / 1e6
 
+    def note(self, value: int) -> None:
+        """Mix a number into the digest."""
+        self.digest = hash((self.digest, value)) & _DIGEST_MASK
+
+    def _make_task(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        work: Coroutine[Any, Any, Any] | Generator[Any, None, Any],
+        context: Context | None = None,
+    ) -> asyncio.Task[Any]:
+        task: asyncio.Task[Any] = asyncio.Task(work, loop=loop, context=context)
+        self._alive.append(task)
+        if len(self._alive) > self._alive_max:
+            self._alive = [task for task in self._alive if not task.done()]
+            self._alive_max = 2 * len(self._alive) + 1_000
+        return task
+
     def _run_once(self) -> None:
         ready: Any = self._ready  # type: ignore[attr-defined]
+        self._advance(ready)
+        if not ready:
+            return
+        drawn = int(self._order.random() * len(ready))
+        handle = ready[drawn]
+        owner = handle._context.get(OWNER)
+        if owner is not None and drawn:
+            for at in range(drawn):  # The oldest of this owner.
+                if ready[at]._context.get(OWNER) is owner:
+                    drawn, handle = at, ready[at]
+                    break
+        del ready[drawn]
+        if handle._cancelled:
+            return
+        if owner is not None:
+            if owner.dead:
+                return
+            if owner.frozen:
+                owner.parked.append(handle)
+                return
+        self._same_time += 1
+        if self._same_time > SAME_TIME_CALLBACKS_MAX:
+            raise BusyLoop(f"{self._same_time} callbacks at {self.time():.6f} s: {handle}")
+        self.callbacks += 1
+        number = -1 if owner is None else owner.number
+        self.digest = hash((self.digest, self._now_us, drawn, number)) & _DIGEST_MASK
+        if self._keep_trace:
+            self.trace.append((self._now_us, drawn))
+        self.current = owner
+        handle._run()
+        self.current = None
+
+    def _advance(self, ready: Any) -> None:
+        """Bring due timers in; jump to the next one when nothing is ready."""
         timers: Any = self._scheduled  # type: ignore[attr-defined]
-        while timers and timers[0]._cancelled:
+        while timers and self._void(timers[0]):
             heapq.heappop(timers)._scheduled = False
         if not ready and not self._stopping:  # type: ignore[attr-defined]
             if not timers:
                 raise Deadlock(f"nothing can happen any more; waiting: {self._waiting()}")
-            self._now_us = max(self._now_us, round(timers[0].when() * 1e6))
+            due_us = round(timers[0].when() * 1e6)
+            if due_us > self._now_us:
+                self._now_us, self._same_time = due_us, 0
         while timers and round(timers[0].when() * 1e6) <= self._now_us:
             handle = heapq.heappop(timers)
             handle._scheduled = False
             if not handle._cancelled:
                 ready.append(handle)
-        if not ready:
-            return
-        drawn = self._order.randrange(len(ready))
-        handle = ready[drawn]
-        del ready[drawn]
-        self.trace.append((self._now_us, drawn))
-        if not handle._cancelled:
-            handle._run()
+
+    @staticmethod
+    def _void(timer: Any) -> bool:
+        if timer._cancelled:
+            return True
+        owner = timer._context.get(OWNER)
+        return owner is not None and owner.dead
+
+    def thaw(self, owner: Owner) -> None:
+        """Let a frozen owner go on: what was parked is ready now."""
+        owner.frozen = False
+        parked, owner.parked = owner.parked, []
+        self._ready.extend(parked)  # type: ignore[attr-defined]
 
     def _waiting(self) -> list[str]:
-        return sorted(task.get_name() for task in asyncio.all_tasks(self))
+        return sorted(task.get_name() for task in self._alive if not task.done())
 
     def _timer_handle_cancelled(self, handle: asyncio.TimerHandle) -> None:
         """A cancelled timer is dropped when it comes to the front."""
+
+    def _asyncgen_finalizer_hook(self, agen: Any) -> None:
+        """A generator that was left half-way is dropped as it stands."""
 
     def call_soon_threadsafe(self, *args: Any, **kwargs: Any) -> Any:  # type: ignore[override]
         raise RuntimeError("a thread reached the simulator: go through Blocking")
@@ -71,15 +180,24 @@ class SimLoop(asyncio.BaseEventLoop):
         raise RuntimeError("an executor in the simulator: go through Blocking")
 
 
-def simulate(seed: int, main: Coroutine[Any, Any, T]) -> tuple[T, SimLoop]:
+def simulate(
+    seed: int,
+    main: Coroutine[Any, Any, T],
+    *,
+    keep_trace: bool = True,
+    prepare: Callable[[SimLoop], None] | None = None,
+) -> tuple[T, SimLoop]:
     """Run ``main`` to its end in virtual time; returns its result and the ended loop. What it left
-    running is dropped, as a death drops it."""
-    loop = SimLoop(seed)
+    running is dropped, as a death drops it. ``prepare`` gets the loop before anything runs."""
+    loop = SimLoop(seed, keep_trace=keep_trace)
     before = events._get_running_loop()
     if before is not None:
         main.close()
         raise RuntimeError("simulate runs a loop of its own: call it outside of any other")
+    if prepare is not None:
+        prepare(loop)
     try:
         return loop.run_until_complete(main), loop
     finally:
+        loop.over = True
         loop.close()

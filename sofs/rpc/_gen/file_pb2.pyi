@@ -417,16 +417,18 @@ class WriteFile(_message.Message):
     def __init__(self, caller: _Optional[_Union[_common_pb2.Caller, _Mapping]] = ..., path: _Optional[str] = ..., disposition: _Optional[int] = ..., attributes: _Optional[int] = ..., size: _Optional[int] = ..., extents: _Optional[bytes] = ..., log_id: _Optional[int] = ..., modified_ns: _Optional[int] = ..., commit: _Optional[_Union[_common_pb2.Commit, _Mapping]] = ...) -> None: ...
 
 class ReadFile(_message.Message):
-    __slots__ = ("path", "offset", "length", "caller")
+    __slots__ = ("path", "offset", "length", "caller", "not_held")
     PATH_FIELD_NUMBER: _ClassVar[int]
     OFFSET_FIELD_NUMBER: _ClassVar[int]
     LENGTH_FIELD_NUMBER: _ClassVar[int]
     CALLER_FIELD_NUMBER: _ClassVar[int]
+    NOT_HELD_FIELD_NUMBER: _ClassVar[int]
     path: str
     offset: int
     length: int
     caller: _common_pb2.Caller
-    def __init__(self, path: _Optional[str] = ..., offset: _Optional[int] = ..., length: _Optional[int] = ..., caller: _Optional[_Union[_common_pb2.Caller, _Mapping]] = ...) -> None: ...
+    not_held: bool
+    def __init__(self, path: _Optional[str] = ..., offset: _Optional[int] = ..., length: _Optional[int] = ..., caller: _Optional[_Union[_common_pb2.Caller, _Mapping]] = ..., not_held: _Optional[bool] = ...) -> None: ...
 
 class ReadFileReply(_message.Message):
     __slots__ = ("info", "grant")

@@ -445,6 +445,8 @@ class Opens(Handles):
         self._refuse_lost(inode.ino)
         others, own = self._holders(inode.ino, node)
         if own is not None and own[0] == TokenMode.DIRECT_RW:
+            if body.not_held:
+                self._recall(inode.ino, [(node.log_id, *own)])
             return ReadFileReply(inode.info())
         self._recall(inode.ino, self._conflicting(others, int(TokenMode.DIRECT_R)))
         first = min(body.offset // 4096, pages_of(inode.size))

@@ -496,6 +496,7 @@ class Metadata:
             raise MessageTooLarge(f"a read takes at most {READ_BYTES_MAX} bytes; split it")
         if body.offset > FILE_BYTES_MAX:
             raise InvalidParameter(f"a file ends at {FILE_BYTES_MAX} bytes")
+        body.not_held = False
         for _ in range(READ_FILE_ROUNDS_MAX):
             message = await self._link.call(lambda: body)
             reply = expect((message, b""), ReadFileReply)
@@ -513,6 +514,8 @@ class Metadata:
                 own = await self._read_own(file, body, reply)
                 if own is not None:
                     return reply, own
+            # The token may be on its way. If it went astray, nobody else here may ask for it.
+            body.not_held = file is None or not (file.mode or file.acquiring)
         raise FileNotAvailable("the file moved between nodes all the time", retry_after_ms=20)
 
     async def _read_own(

@@ -1,0 +1,1 @@
+"""Checkers of recorded histories and final states; each returns what is broken."""

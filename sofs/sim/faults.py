@@ -1,0 +1,232 @@
+"""Injects the faults of a plan, and takes them all back."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+from sofs.services.authority.env import COORDINATOR, RESUME_KEY
+from sofs.sim.cluster import Cluster
+from sofs.sim.disk import DiskFaults
+from sofs.sim.world import SimProcess
+
+TWINS_MAX = 3
+CALLS_MAX = 60  # A process that is to die at a system call does so within so many.
+
+
+class Faults:
+    """One source of trouble for one run."""
+
+    def __init__(self, cluster: Cluster, clients: Callable[[], list[SimProcess]]) -> None:
+        self.cluster = cluster
+        self.world = cluster.world
+        self.plan = cluster.plan
+        self._clients = clients
+        self._draw = cluster.world.draw("faults")
+        self._frozen: list[SimProcess] = []
+        self.injected: dict[str, int] = {}
+
+    async def run(self) -> None:
+        """Inject until the plan's time is over; then ``calm``."""
+        end_us = self.world.loop.now_us + int(self.plan.fault_ms * 1000)
+        self.world.slow_steps = self.plan.slow_steps
+        while True:
+            await _sleep_ms(self._draw.expovariate(1 / self.plan.fault_every_ms))
+            if self.world.loop.now_us >= end_us:
+                break
+            kind = self._draw.choice(self.plan.faults)
+            self.injected[kind] = self.injected.get(kind, 0) + 1
+            _INJECT[kind](self)
+        self.calm()
+
+    def calm(self) -> None:
+        """Everything is well from now on; what is down comes back."""
+        self.world.tell("-- no more faults --")
+        self.world.slow_steps = 0.0
+        self.cluster.disk.faults = DiskFaults()
+        self.cluster.network.spikes = 0.0
+        self.cluster.network.slow.clear()
+        self.cluster.network.heal()
+        for machine in self.world.machines:
+            machine.stalled_until_us, machine.slowness = 0, 1.0
+        for process in self._frozen:
+            process.thaw()
+        self._frozen.clear()
+        for part in self.cluster.twins:
+            part.wanted = False
+            if part.process is not None:
+                part.process.crash("the supervisor ends the second copy")
+
+    def _later(self, mean_ms: float, what: Callable[[], None]) -> None:
+        """Take a fault back after a while."""
+        delay_ms = min(self._draw.expovariate(1 / mean_ms), 6 * mean_ms)
+        loop = self.world.loop
+        loop.call_at(loop.time() + delay_ms / 1000, what, context=self.world.context)
+
+    def _pick(self, *roles: str) -> SimProcess | None:
+        running = [p for role in roles for p in self.cluster.running(role)]
+        return self._draw.choice(running).process if running else None
+
+    # Processes ------------------------------------------------------------------------------
+
+    def kill(self, *roles: str) -> None:
+        process = self._pick(*roles)
+        if process is not None:
+            process.crash("killed")
+
+    def kill_client(self) -> None:
+        clients = [c for c in self._clients() if not c.dead]
+        if clients:
+            self._draw.choice(clients).crash("killed")
+
+    def at_call(self, *, kill: bool) -> None:
+        """Something happens to a process at one of its next system calls."""
+        process = self._pick("node", COORDINATOR, RESUME_KEY)
+        if process is not None and not process.fuse:
+            process.fuse = self._draw.randrange(1, 2 * CALLS_MAX)
+            found = process
+
+            def action() -> None:
+                if kill:
+                    found.crash("killed at a system call")
+                else:
+                    self._freeze(found)
+
+            process.fuse_action = action
+
+    def twin(self) -> None:
+        """A second process of a part is started while the first one lives, as a supervisor may do
+        that lost sight of it."""
+        running = [p for p in self.cluster.parts if p.process is not None]
+        if running and len(self.cluster.twins) < TWINS_MAX:
+            self.cluster.start_twin(self._draw.choice(running))
+
+    def freeze(self, *roles: str) -> None:
+        process = self._pick(*roles)
+        if process is not None:
+            self._freeze(process)
+
+    def freeze_client(self) -> None:
+        clients = [c for c in self._clients() if not c.dead]
+        if clients:
+            self._freeze(self._draw.choice(clients))
+
+    def _freeze(self, process: SimProcess) -> None:
+        if process.frozen or process.dead:
+            return
+        process.freeze()
+        self._frozen.append(process)
+        self._later(self._draw.choice((50, 500, 2_000, 8_000)), process.thaw)
+
+    # Machines and clocks --------------------------------------------------------------------
+
+    def power_loss(self) -> None:
+        machine = self._draw.choice(self.cluster.machines)
+        if machine.up:
+            self.cluster.power_loss(machine, self._draw.randrange(200_000, 3_000_000))
+
+    def power_loss_all(self) -> None:
+        for machine in self.cluster.machines:
+            if machine.up:
+                self.cluster.power_loss(machine, self._draw.randrange(200_000, 3_000_000))
+
+    def wall_jump(self) -> None:
+        process = self._pick("node", COORDINATOR, RESUME_KEY)
+        if process is not None:
+            process.clock.jump(self._draw.randrange(-(10**13), 10**13))
+
+    # Network --------------------------------------------------------------------------------
+
+    def cut(self, *, one_way: bool = False) -> None:
+        hosts = sorted(self.world.hosts)
+        if len(hosts) < 2:
+            return
+        network, draw = self.cluster.network, self._draw
+        one = draw.choice(hosts)
+        others = [h for h in hosts if h != one]
+        if draw.random() < 0.5:
+            others = [draw.choice(others)]
+        self.world.tell(f"cut {'from' if one_way else 'between'} {one} and {' '.join(others)}")
+        for other in others:
+            network.cut(one, other)
+            if not one_way:
+                network.cut(other, one)
+        self._later(draw.choice((100, 1_000, 3_000)), self._heal)
+
+    def _heal(self) -> None:
+        if self.cluster.network.cuts:
+            self.world.tell("the network heals")
+            self.cluster.network.heal()
+
+    def spikes(self) -> None:
+        network = self.cluster.network
+        network.spikes = self._draw.choice((0.01, 0.1))
+
+        def over() -> None:
+            network.spikes = 0.0
+
+        self._later(1_000, over)
+
+    def slow_host(self) -> None:
+        host = self._draw.choice(sorted(self.world.hosts))
+        slow = self.cluster.network.slow
+        slow[host] = self._draw.choice((5.0, 50.0, 500.0))
+
+        def over() -> None:
+            slow.pop(host, None)
+
+        self._later(1_500, over)
+
+    # Disk -----------------------------------------------------------------------------------
+
+    def stall_disk(self) -> None:
+        machine = self._draw.choice(self.cluster.machines)
+        ms = self._draw.choice((50, 300, 1_500)) * self._draw.random()
+        self.world.tell(f"the disk of {machine.name} stalls for {ms:.0f} ms")
+        machine.stalled_until_us = self.world.loop.now_us + int(ms * 1000)
+
+    def disk_errors(self, kind: str) -> None:
+        faults, draw = self.cluster.disk.faults, self._draw
+        self.world.tell(f"disk trouble: {kind}")
+        if kind == "sync":
+            faults.sync_fails = draw.choice((0.02, 0.2))
+        elif kind == "full":
+            faults.full = True
+        else:
+            faults.fail_before = draw.choice((0.0, 0.003, 0.03))
+            faults.fail_after = draw.choice((0.0, 0.003, 0.03))
+            faults.short_write = draw.choice((0.0, 0.01))
+
+        def over() -> None:
+            self.cluster.disk.faults = DiskFaults()
+
+        self._later(draw.choice((50, 500)), over)
+
+
+async def _sleep_ms(ms: float) -> None:
+    await asyncio.sleep(ms / 1000)  # noqa: TID251
+
+
+_INJECT: dict[str, Callable[[Faults], None]] = {
+    "kill-node": lambda f: f.kill("node"),
+    "kill-authority": lambda f: f.kill(COORDINATOR, RESUME_KEY),
+    "kill-witness": lambda f: f.kill("witness"),
+    "kill-client": Faults.kill_client,
+    "kill-at-call": lambda f: f.at_call(kill=True),
+    "freeze-at-call": lambda f: f.at_call(kill=False),
+    "twin": Faults.twin,
+    "freeze-node": lambda f: f.freeze("node"),
+    "freeze-authority": lambda f: f.freeze(COORDINATOR, RESUME_KEY),
+    "freeze-client": Faults.freeze_client,
+    "cut": Faults.cut,
+    "cut-one-way": lambda f: f.cut(one_way=True),
+    "power-loss": Faults.power_loss,
+    "power-loss-all": Faults.power_loss_all,
+    "stall-disk": Faults.stall_disk,
+    "spikes": Faults.spikes,
+    "slow-host": Faults.slow_host,
+    "sync-fails": lambda f: f.disk_errors("sync"),
+    "io-fails": lambda f: f.disk_errors("io"),
+    "disk-full": lambda f: f.disk_errors("full"),
+    "wall-jump": Faults.wall_jump,
+}

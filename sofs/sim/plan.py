@@ -1,0 +1,130 @@
+"""What a seed decides before a run begins: sizes, settings, faults and the mix of workloads.
+
+Swarm testing: each run draws its own subset of faults with its own rates, so that some runs try
+one kind hard and others all kinds together. Averages hide bugs; corners show them.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any, Final
+
+KIB: Final = 1024
+FAULTS: Final = (
+    "kill-node",
+    "kill-authority",
+    "kill-witness",
+    "kill-client",
+    "kill-at-call",
+    "freeze-at-call",
+    "twin",
+    "freeze-node",
+    "freeze-authority",
+    "freeze-client",
+    "cut",
+    "cut-one-way",
+    "power-loss",
+    "power-loss-all",
+    "stall-disk",
+    "spikes",
+    "slow-host",
+    "sync-fails",
+    "io-fails",
+    "disk-full",
+    "wall-jump",
+)
+WORKLOAD_NAMES: Final = (
+    "registers",
+    "appends",
+    "counters",
+    "tree",
+    "exclusive",
+    "private",
+    "locks",
+    "whole",
+)
+
+
+@dataclass(slots=True)
+class Plan:
+    """One run. Times in milliseconds unless named otherwise."""
+
+    nodes: int = 3
+    machines: int = 1
+    witnesses: int = 0
+    clients: int = 3
+    workloads: list[str] = field(default_factory=lambda: ["registers"])
+    faults: list[str] = field(default_factory=list)
+    fault_every_ms: float = 1_500.0
+    fault_ms: float = 8_000.0  # How long faults are on.
+    restart_ms: list[float] = field(default_factory=lambda: [400.0, 900.0])
+    delay_us: float = 200.0
+    clock_spread: float = 0.0
+    first_bytes: int = 64 * KIB
+    segment_bytes: int = 128 * KIB
+    gate_window_ms: int = 60_000
+    gate_blackout: bool = False
+    hand_back_after_ms: int = 500
+    checkpoint_bytes: int = 256 * KIB
+    checkpoint_entries: int = 200
+    think_ms: float = 40.0
+    slow_steps: float = 0.0
+    handle_timeout_ms: int = 0  # 0: the server's default, a minute.
+    lanes: int = 1  # Operations of one workload and client at the same time, where it can.
+    short_deadlines: float = 0.0  # Chance that an operation has one; it is settled then.
+    cancels: float = 0.0  # Chance that an operation is cancelled half-way.
+    moves: float = 0.0  # Chance that a client moves to another node before an operation.
+
+    @property
+    def handles_may_be_lost(self) -> bool:
+        """Whether a client may be away for longer than its handles last."""
+        return self.handle_timeout_ms > 0 or self.gate_window_ms < 60_000
+
+    def to_json(self) -> str:
+        """All of it in one line; ``Plan(**...)`` gives it back."""
+        return json.dumps(asdict(self), separators=(",", ":"))
+
+    def __str__(self) -> str:
+        return ", ".join(f"{f.name}={_short(getattr(self, f.name))}" for f in fields(self))
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, list):
+        return "+".join(map(str, value)) or "none"
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+def draw_plan(seed: int) -> Plan:
+    """The plan of a seed."""
+    draw = random.Random(f"{seed}/plan")
+    plan = Plan()
+    plan.nodes = draw.choice((1, 2, 2, 3, 3, 4))
+    plan.machines = draw.choice((1, 1, 2, 3))
+    plan.witnesses = draw.choice((0, 0, plan.nodes))
+    plan.clients = draw.choice((1, 2, 2, 3, 4))
+    plan.workloads = [w for w in WORKLOAD_NAMES if draw.random() < 0.3] or ["registers"]
+    chosen = [fault for fault in FAULTS if draw.random() < draw.choice((0.15, 0.5))]
+    plan.faults = chosen or [draw.choice(FAULTS)]
+    plan.fault_every_ms = draw.choice((100.0, 300.0, 700.0, 1_500.0))
+    plan.fault_ms = draw.choice((2_000.0, 4_000.0, 8_000.0))
+    plan.restart_ms = draw.choice(([50.0, 200.0], [400.0, 900.0], [400.0, 3_000.0]))
+    plan.delay_us = draw.choice((50.0, 200.0, 1_000.0, 5_000.0))
+    plan.clock_spread = draw.choice((0.0, 0.0, 0.02, 0.3))
+    plan.first_bytes = draw.choice((16, 64, 256)) * KIB
+    plan.segment_bytes = draw.choice((16, 64, 256)) * KIB
+    plan.gate_blackout = draw.random() < 0.2
+    plan.hand_back_after_ms = draw.choice((100, 500, 2_000))
+    plan.checkpoint_bytes = draw.choice((16, 64, 1024)) * KIB
+    plan.checkpoint_entries = draw.choice((20, 100, 1_000))
+    plan.think_ms = draw.choice((5.0, 20.0, 60.0, 150.0))
+    plan.slow_steps = draw.choice((0.0, 0.0, 0.001, 0.01))
+    plan.gate_window_ms = draw.choice((60_000, 60_000, 5_000))
+    if "kill-client" in plan.faults or draw.random() < 0.2:
+        plan.handle_timeout_ms = draw.choice((2_000, 5_000))
+    plan.lanes = draw.choice((1, 1, 2, 3))
+    plan.short_deadlines = draw.choice((0.0, 0.0, 0.1, 0.4))
+    plan.cancels = draw.choice((0.0, 0.0, 0.05))
+    plan.moves = draw.choice((0.0, 0.02, 0.1))
+    return plan
