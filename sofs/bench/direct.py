@@ -10,6 +10,8 @@ from pathlib import Path
 
 BLOCK = 4096
 MIB = 1 << 20
+BLOCKS_MIB = 64
+LARGE_MIB = 256
 
 
 def rate(
@@ -52,7 +54,7 @@ class Direct:
         folder.mkdir(parents=True, exist_ok=True)
         self._blocks = os.open(folder / "blocks", os.O_RDWR | os.O_CREAT, 0o600)
         self._large = os.open(folder / "large", os.O_RDWR | os.O_CREAT, 0o600)
-        for _ in range(64):
+        for _ in range(BLOCKS_MIB):
             os.write(self._blocks, bytes(MIB))
         os.fsync(self._blocks)
 
@@ -64,8 +66,17 @@ class Direct:
         os.pread(self._blocks, BLOCK, ((i * 37 + thread * 1024) % 16384) * BLOCK)
 
     def write_large(self, thread: int, i: int) -> None:
-        os.pwrite(self._large, b"y" * MIB, (i % 256) * MIB)
+        """Write a file from its start to LARGE_MIB, then begin anew: as a copy does."""
+        at = i % LARGE_MIB
+        if at == 0:
+            os.ftruncate(self._large, 0)
+        os.pwrite(self._large, b"y" * MIB, at * MIB)
         os.fdatasync(self._large)
+
+    def overwrite_large(self, thread: int, i: int) -> None:
+        """Write over bytes that are there already, and in the page cache."""
+        os.pwrite(self._blocks, b"y" * MIB, (i % BLOCKS_MIB) * MIB)
+        os.fdatasync(self._blocks)
 
     def write_file(self, thread: int, i: int) -> None:
         fd = os.open(self.folder / f"f{thread}-{i}", os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)

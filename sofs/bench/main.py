@@ -16,7 +16,7 @@ from pathlib import Path
 
 import sofs
 from sofs.bench import scale
-from sofs.bench.direct import BLOCK, MIB, Direct, rate
+from sofs.bench.direct import BLOCK, LARGE_MIB, MIB, Direct, rate
 from sofs.bench.pauses import Pauses, measure
 from sofs.client.sync import File, Share
 from sofs.testing import LocalCluster
@@ -125,23 +125,28 @@ class Bench:
         whole = b"y" * (4 * MIB)
 
         def write(thread: int, i: int) -> None:
-            file.pwrite(whole[:MIB], (i % 256) * MIB)
+            file.pwrite(whole[:MIB], (i % LARGE_MIB) * MIB)
 
         def write_four(thread: int, i: int) -> None:
-            file.pwrite(whole, (i % 64) * 4 * MIB)
+            file.pwrite(whole, (i % (LARGE_MIB // 4)) * 4 * MIB)
+
+        def in_place() -> str:
+            return f"{rate(d.overwrite_large, 1, self.seconds / 2)[0]:.0f}/s direct in place"
 
         def four_direct(thread: int, i: int) -> None:
             for part in range(4):
                 d.write_large(thread, 4 * i + part)
 
         def read(thread: int, i: int) -> None:
-            file.pread(MIB, (i % 256) * MIB)
+            file.pread(MIB, (i % LARGE_MIB) * MIB)
 
         def read_direct(thread: int, i: int) -> None:
-            os.pread(d._large, MIB, (i % 256) * MIB)
+            os.pread(d._large, MIB, (i % LARGE_MIB) * MIB)
 
-        self.row("1 MiB write, 1 in flight", 1, d.write_large, write)
+        self.row("1 MiB write, 1 in flight", 1, d.write_large, write, in_place)
         self.row("4 x 1 MiB write in flight", 1, four_direct, write_four)
+        for part in range(LARGE_MIB):  # What is read next is there on both sides.
+            d.write_large(0, part)
         drop_caches(Path(self.cluster.root))
         self.row("1 MiB sequential read", 1, read_direct, read)
         file.close()
