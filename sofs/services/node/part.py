@@ -31,6 +31,7 @@ from sofs.services.tasks import Tasks
 log = logging.getLogger("sofs.node")
 
 FILE_SERVICE: Final = "file"
+REGAIN_MS: Final = 500  # Between tries to listen at an address that another process has.
 QUICK_MS: Final = 10_000  # A life shorter than this ended quickly.
 QUICK_ENDS_MAX: Final = 8
 PAUSE_MS: Final = 10  # Before the second quick start; doubles.
@@ -59,6 +60,7 @@ class NodePart:
         self._on_exit = on_exit
         self._tasks = Tasks(f"node-part {config.name}", self._crash)
         self._listener: Listener | None = None
+        self._regained: Listener | None = None  # At the address that another process had at first.
         self.endpoint = ""
         self.node: Node | None = None
         self.lives = 0
@@ -75,6 +77,7 @@ class NodePart:
     async def start(self, address: str, *, listener: Listener | None = None) -> None:
         """Listen at ``address`` (or use ``listener``, whose accept calls ours) and compose the
         first life. Raises what the store says when it cannot be."""
+        own = listener is None
         if listener is None:
             self._listener = listener = await self._transport.listen(address, self.accept)
         self.endpoint = listener.address
@@ -84,6 +87,25 @@ class NodePart:
             await self.close()  # Nobody is to find a listener here that will never serve.
             raise
         self._tasks.spawn(self._succeed(), "lives")
+        if own and self.endpoint != address and not address.endswith(":0"):
+            self._tasks.spawn(self._regain(address), "regain")
+
+    async def _regain(self, address: str) -> None:
+        """Another process has our address: a second copy of this part, or a frozen one. Our claim
+        names where we listen instead, but clients know only the address: once it is free we
+        listen there too."""
+        log.warning("node %s: %s is taken; using %s", self._config.name, address, self.endpoint)
+        while self._regained is None:
+            await self._clock.sleep_ms(REGAIN_MS)
+            try:
+                listener = await self._transport.listen(address, self.accept)
+            except SofsError as error:
+                log.warning("node %s: cannot listen at %s: %s", self._config.name, address, error)
+                continue
+            if listener.address == address:
+                self._regained = listener
+            else:
+                await listener.close()
 
     async def _compose(self) -> Node:
         node = await start_life(
@@ -135,8 +157,9 @@ class NodePart:
         node, self.node = self.node, None
         if node is not None:
             await node.close()
-        if self._listener is not None:
-            await self._listener.close()
+        for listener in (self._listener, self._regained):
+            if listener is not None:
+                await listener.close()
 
     # Streams
     # ---------------------------------------------------------------------------------------
