@@ -153,6 +153,18 @@ class Faults:
                 network.cut(other, one)
         self._later(draw.choice((100, 1_000, 3_000)), self._heal)
 
+    def isolate(self) -> None:
+        """A server's host is cut from all other servers, and its clients stay with it: it goes on
+        as a zombie as long as it does not look at the store."""
+        hosts = sorted({part.host for part in self.cluster.parts})
+        one = self._draw.choice(hosts)
+        self.world.tell(f"{one} is cut off from the other servers")
+        for other in hosts:
+            if other != one:
+                self.cluster.network.cut(one, other)
+                self.cluster.network.cut(other, one)
+        self._later(self._draw.choice((1_000, 3_000)), self._heal)
+
     def _heal(self) -> None:
         if self.cluster.network.cuts:
             self.world.tell("the network heals")
@@ -220,6 +232,7 @@ _INJECT: dict[str, Callable[[Faults], None]] = {
     "freeze-client": Faults.freeze_client,
     "cut": Faults.cut,
     "cut-one-way": lambda f: f.cut(one_way=True),
+    "isolate": Faults.isolate,
     "power-loss": Faults.power_loss,
     "power-loss-all": Faults.power_loss_all,
     "stall-disk": Faults.stall_disk,

@@ -25,6 +25,7 @@ FAULTS: Final = (
     "freeze-client",
     "cut",
     "cut-one-way",
+    "isolate",
     "power-loss",
     "power-loss-all",
     "stall-disk",
