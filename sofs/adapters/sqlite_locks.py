@@ -36,6 +36,10 @@ EXCLUSIVE, or, after RESERVED was refused, until the other writer is gone; and, 
 for the last readers to leave. In the first nothing is held; in the second SHARED is, but whoever
 waits for that waits for PENDING first.
 
+Who was refused RESERVED takes it together with SHARED when he comes back: the queue has an order,
+and a race of all who have SHARED has none, so that the slowest of them never wrote. Should he only
+read this time, other writers wait for him as for a writer.
+
 Why the probe for a writer may be a read. A read inside another handle's exclusive range is refused:
 one byte at RESERVED says whether there is a writer, without taking a lock that a second prober or
 the writer itself would trip over.
@@ -75,7 +79,6 @@ FIRST_BYTES: Final = 4096  # Brought along when SHARED is taken: SQLite looks at
 
 _PENDING: Final = LockRange(PENDING_BYTE, 1, True)
 _NO_WRITER_PENDING: Final = LockRange(PENDING_BYTE, 1, False)
-_NO_WRITER: Final = LockRange(RESERVED_BYTE, 1, False)
 _RESERVED: Final = LockRange(RESERVED_BYTE, 1, True)
 _READERS: Final = LockRange(SHARED_FIRST, SHARED_BYTES, False)
 _ALL_READERS: Final = LockRange(SHARED_FIRST, SHARED_BYTES, True)
@@ -109,6 +112,7 @@ class LockLadder:
         self._reserved = False
         self._pending = False
         self._was_refused = False  # RESERVED, at the last try.
+        self._in_advance = False  # RESERVED is held, and SQLite has not asked for it yet.
         self.view: LockedView | None = None  # What came along with SHARED, while it is held.
         self.broken: BaseException | None = None
 
@@ -120,12 +124,13 @@ class LockLadder:
             return EXCLUSIVE
         if self._pending:
             return PENDING
-        return RESERVED if self._reserved else SHARED
+        return RESERVED if self._reserved and not self._in_advance else SHARED
 
     @property
     def may_write(self) -> bool:
         """Whether this connection is the one that may hold a journal."""
-        return self._reserved or self._pending or self._readers is _ALL_READERS
+        reserved = self._reserved and not self._in_advance
+        return reserved or self._pending or self._readers is _ALL_READERS
 
     def climb(self, wanted: int) -> None:
         """Rise to ``wanted`` (SHARED, RESERVED or EXCLUSIVE). LockNotGranted: others hold what
@@ -135,7 +140,7 @@ class LockLadder:
             return
         if self._readers is None:
             self._enter()
-        if wanted >= RESERVED and wanted < PENDING and not self._reserved:
+        if RESERVED <= wanted < PENDING and (not self._reserved or self._in_advance):
             self._reserve()
         if wanted == EXCLUSIVE:
             self._exclude_readers()
@@ -159,14 +164,16 @@ class LockLadder:
         if drop:
             self._change(drop=drop, take=take, descends=True)
         self._readers = readers
-        self._reserved = self._pending = False
+        self._reserved = self._pending = self._in_advance = False
         if readers is None:
             self.view = None
 
     def is_reserved(self) -> bool:
-        """Whether any connection holds RESERVED, PENDING or EXCLUSIVE as a writer."""
+        """Whether any connection holds RESERVED, PENDING or EXCLUSIVE as a writer. Our own, held in
+        advance, does not count: SQLite asks in order to tell a hot journal from that of a writer at
+        work, and would take the one for the other."""
         self.check()
-        return self._reserved or self._is_held(RESERVED_BYTE)
+        return (self._reserved and not self._in_advance) or self._is_held(RESERVED_BYTE)
 
     def check(self) -> None:
         """Raise the error that broke the ladder, if any."""
@@ -177,20 +184,36 @@ class LockLadder:
             ) from self.broken
 
     def _enter(self) -> None:
-        test = [_NO_WRITER_PENDING]
-        if self._was_refused:
-            self._was_refused = False
-            test.append(_NO_WRITER)
+        if self._was_refused and self._enter_as_writer():
+            return
+        self._look(take=[_READERS], wait_ms=0 if self._was_refused else COURTESY_MS)
+        self._readers = _READERS
+
+    def _enter_as_writer(self) -> bool:
+        """Take SHARED and RESERVED, in the order of the queue; False when there still is a writer:
+        who only reads may read meanwhile."""
+        try:
+            self._look(take=[_READERS, _RESERVED], wait_ms=COURTESY_MS)
+        except LockNotGranted:
+            return False
+        self._readers = _READERS
+        self._reserved = self._in_advance = True
+        self._was_refused = False
+        return True
+
+    def _look(self, *, take: list[LockRange], wait_ms: int) -> None:
         self.view = self._change(
-            test=test,
-            take=[_READERS],
-            wait_ms=COURTESY_MS,
+            test=[_NO_WRITER_PENDING],
+            take=take,
+            wait_ms=wait_ms,
             read=(FIRST_BYTES, 0),
             beside=self._journal,
         )
-        self._readers = _READERS
 
     def _reserve(self) -> None:
+        if self._in_advance:
+            self._in_advance = False
+            return
         try:
             self._change(take=[_RESERVED])
         except LockNotGranted:

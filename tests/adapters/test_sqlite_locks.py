@@ -71,6 +71,47 @@ def test_of_two_readers_that_find_a_hot_journal_one_at_most_gets_in() -> None:
     assert first.level == EXCLUSIVE
 
 
+def test_who_was_refused_as_writer_comes_back_as_one() -> None:
+    writer, loser, late = ladders(3)
+    for ladder in (writer, loser):
+        ladder.climb(SHARED)
+    writer.climb(RESERVED)
+    assert refused(loser, RESERVED)
+    loser.descend(NONE)
+    loser.climb(SHARED)  # A writer is at work: he may read, and is refused again.
+    assert refused(loser, RESERVED)
+    loser.descend(NONE)
+    writer.descend(NONE)
+    loser.climb(SHARED)
+    late.climb(SHARED)
+    assert refused(late, RESERVED), "the one who was refused before holds it already"
+    assert loser.level == SHARED
+    loser.climb(RESERVED)
+    assert loser.level == RESERVED
+    late.descend(NONE)
+    loser.climb(EXCLUSIVE)
+    loser.descend(NONE)
+    assert not refused(late, SHARED)
+    assert not refused(late, RESERVED)
+
+
+def test_a_lock_held_in_advance_does_not_hide_a_hot_journal() -> None:
+    writer, loser = ladders(2)
+    for ladder in (writer, loser):
+        ladder.climb(SHARED)
+    writer.climb(RESERVED)
+    assert refused(loser, RESERVED)
+    loser.descend(NONE)
+    writer.descend(NONE)
+    loser.climb(SHARED)
+    assert writer.is_reserved(), "others see that somebody may write"
+    assert not loser.is_reserved(), "SQLite would take a hot journal for that of a living writer"
+    assert not loser.may_write
+    loser.climb(EXCLUSIVE)  # To roll it back.
+    loser.descend(SHARED)
+    assert not writer.is_reserved()
+
+
 @pytest.mark.parametrize("seed", range(20))
 def test_no_order_of_climbs_and_descents_breaks_the_rules_of_the_levels(seed: int) -> None:
     chance = random.Random(seed)
