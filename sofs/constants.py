@@ -69,6 +69,7 @@ assert HEARTBEAT_MS * 2 < SILENCE_MS
 HANDLE_TIMEOUT_DEFAULT_MS: Final = 60_000
 HANDLE_TIMEOUT_MS_MAX: Final = 300_000
 GATE_WINDOW_MS: Final = 60_000
+LOADING_MS_MAX: Final = 3_000  # Calls pend so long while an authority loads; then: ask again.
 RECONNECT_BACKOFF_MS: Final = 50
 RECONNECT_BACKOFF_MS_MAX: Final = 100
 WITNESS_RETRY_MS: Final = 60_000

@@ -103,6 +103,8 @@ def test_a_full_disk_refuses_writes_for_certain_loses_nothing_and_recovers(disk:
         share = sofs.connect(cluster.url, credential=cluster.credential, witness=False)
         share.mkdir("/names")
         file = share.open("/data", "x+b")
+        share.write_file("/cut", block(3) * 2)
+        cut = share.open("/cut", "r+b")
         other = sofs.connect(cluster.url, credential=cluster.credential, witness=False)
         held = other.open("/data", "rb")
         before = starts(cluster)
@@ -130,6 +132,12 @@ def test_a_full_disk_refuses_writes_for_certain_loses_nothing_and_recovers(disk:
             for name in names[:100]:
                 share.rmdir(f"/names/{name}")
             del names[:100]
+            with refused(DiskFull):
+                cut.truncate(100 * PIECE)
+            cut.truncate(PIECE)
+            cut.truncate(0)
+            assert cut.stat().size == 0
+            cut.close()
             held.close()
             other.close()
             with refused(DiskFull):

@@ -52,6 +52,8 @@ log = logging.getLogger("sofs.authority")
 LOOK_AGAIN_MS: Final = 20
 LIFE_BACKOFF_MS: Final = 50
 LIFE_BACKOFF_MS_MAX: Final = 2_000
+LOADING_TOLD_EVERY_MS: Final = 1_000
+REPLAY_AT_ONCE: Final = 256  # Changesets; between them whoever asks is told that it loads.
 
 
 class AuthorityPart:
@@ -68,6 +70,7 @@ class AuthorityPart:
         self._active: ActiveAuthority | None = None
         self._follower: Follower | None = None
         self._taking_over = False
+        self._step = ""  # What the take-over does now.
         self._problem = ""  # Why the volume could not be recovered, at the last try.
         self._lives = 0
         self.takeovers: list[TakeOverTimes] = []
@@ -157,6 +160,8 @@ class AuthorityPart:
             return self._active.describe()
         state = "taking over" if self._taking_over else "following"
         facts = [f"lives={self._lives}"]
+        if self._taking_over:
+            facts.append(f"step={self._step}")
         if self._problem:
             facts.append(f"corrupt={self._problem}")
         if self._follower is not None:
@@ -282,22 +287,45 @@ class AuthorityPart:
         return claim
 
     async def _take_over(self, claim: Claim, state: FollowerState) -> ActiveAuthority:
-        """From a won claim to serving: seal, recover, write the lineage (R4)."""
-        env, clock = self._env, self._env.clock
+        """From a won claim to serving: seal, recover, write the lineage (R4). Nodes pend meanwhile,
+        and after LOADING_MS_MAX refuse: the log tells once a second which step takes so long."""
         self._taking_over = True
+        self._step = "seal and lineage"
+        telling = self._tasks.spawn(self._tell_loading(claim), "tell-loading")
+        try:
+            return await self._load(claim, state)
+        finally:
+            telling.cancel()
+
+    async def _tell_loading(self, claim: Claim) -> None:
+        start = self._env.clock.monotonic_ms()
+        while True:
+            await self._env.clock.sleep_ms(LOADING_TOLD_EVERY_MS)
+            now = self._env.clock.monotonic_ms()
+            log.warning("loading epoch %d for %d ms: %s", claim.epoch, now - start, self._step)
+
+    async def _load(self, claim: Claim, state: FollowerState) -> ActiveAuthority:
+        env, clock = self._env, self._env.clock
         start = clock.monotonic_ms()
         lineage = await env.recovery.derive_lineage(claim, known=state.known())
         sealed = clock.monotonic_ms()
         position = state.position
         kept = position.sequence > 0 and holds(lineage.history, position)
+        self._step = "read of the tail" if kept else "read of the checkpoint and the log"
         replay = await env.recovery.replay(lineage, after=position if kept else None)
         if not kept:
             state.database.close()
             state.database = env.new_database()
             if replay.image is not None:
+                self._step = f"load of a checkpoint of {len(replay.image)} bytes"
                 state.database.load(replay.image)
-        state.database.apply_changesets(replay.changesets)
+        n_changesets = len(replay.changesets)
+        for first in range(0, n_changesets, REPLAY_AT_ONCE):
+            self._step = f"replay, {first} of {n_changesets} changesets"
+            state.database.apply_changesets(replay.changesets[first : first + REPLAY_AT_ONCE])
+            await clock.sleep_ms(0)
         replayed = clock.monotonic_ms()
+        self._step = "own log and lineage record"
         writer = await env.fenced.open_log(claim, first_sequence=replay.position.sequence + 1)
         active = ActiveAuthority(env, claim, state.database, writer, lineage, self._crash)
         try:

@@ -411,7 +411,7 @@ class ActiveAuthority:
             self.nodes.replace_stream(body.incarnation, channel)
             return self.state.register_node(body)
 
-        reply = await self._run(rules)
+        reply = await self._run(rules, reserved=0)  # Else what a dead node held is never reclaimed.
         assert isinstance(reply, m.RegisterNodeReply)
         reply.epoch, reply.incarnation = self.claim.epoch, self.claim.incarnation
         link = NodeLink(body.incarnation, body.node, body.endpoint, reply.log_id, channel)
@@ -512,8 +512,13 @@ class ActiveAuthority:
 
     async def _truncate(self, link: NodeLink, body: m.Truncate) -> m.Message:
         check_commit(body.commit, link.log_id)
+        # One that shrinks gives back. Another one may not use up the reserve.
+        sizes = [file.size for file in body.commit.files]
+        shrinks = not body.size or body.size < max([self.state.size_by_handle(body.handle), *sizes])
         return await self._once(
-            body.caller, lambda: self.state.truncate(body, link.incarnation, self._now())
+            body.caller,
+            lambda: self.state.truncate(body, link.incarnation, self._now()),
+            _logged_bytes(body.commit) if shrinks else None,
         )
 
     async def _set_info(self, link: NodeLink, body: m.SetInfo) -> m.Message:

@@ -51,7 +51,7 @@ from sofs.ports.log import Claim, Gap, SealedLog
 from sofs.ports.stream import Envelope
 from sofs.services.authority.blocked import Blocked, HandleRef, TokenRef
 from sofs.services.authority.env import AuthorityEnv, node_role
-from sofs.services.authority.group_log import GroupLog
+from sofs.services.authority.group_log import GROUP_ROOM_BYTES, GroupLog
 from sofs.services.authority.state import AuthorityState
 from sofs.services.channel import Channel, expect, open_channel, within
 from sofs.services.tasks import Tasks
@@ -59,6 +59,7 @@ from sofs.services.tasks import Tasks
 log = logging.getLogger("sofs.authority")
 
 REGISTER_LIMITS: Final = 4  # A silent node has this many recall limits to register again.
+TAIL_RECORD_LOG_BYTES: Final = 512
 LOOK_AGAIN_MS: Final = 20
 
 
@@ -261,10 +262,13 @@ class Nodes:
         lost = [gap for gap in sealed.gaps if gap.last > applied]
         for gap in sealed.gaps:
             log.error("$corrupt: records %d to %d of %s: %s", gap.first, gap.last, role, gap.what)
-        await self._group.room()
+        # In the reserve of a full disk: what is applied is there already, and who waits for the
+        # seal may want to free space.
+        records = data_records(sealed)
+        await self._group.room_in_reserve(tail_log_bytes(records))
         with self._group.transaction():
             if self._state.is_live_node(incarnation):
-                self._state.replay_tail(log_id, data_records(sealed))
+                self._state.replay_tail(log_id, records)
                 if lost:
                     self._lose(log_id, lost[0])
                 self._state.seal_node(incarnation, sealed.last_sequence)
@@ -414,6 +418,13 @@ def data_records(sealed: SealedLog) -> list[tuple[DataHeader, int, int, int, Seq
         for r in sealed.records
         if r.kind is RecordKind.DATA
     ]
+
+
+def tail_log_bytes(records: Sequence[tuple[DataHeader, int, int, int, Sequence[int]]]) -> int:
+    """About what a replayed tail takes in the authority's log: a run a record, the older ones that
+    it replaces, with their sums, and a window each."""
+    n_bytes = sum(TAIL_RECORD_LOG_BYTES + 3 * 8 * len(sums) for *_, sums in records)
+    return min(n_bytes, GROUP_ROOM_BYTES)  # A seal asks for no more than any mutation does.
 
 
 def check_commit(commit: Commit, log_id: int) -> None:

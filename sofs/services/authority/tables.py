@@ -434,6 +434,13 @@ class Tables:
             raise FileClosed(f"handle {handle} is not open")
         return row.ino
 
+    def size_by_handle(self, handle: int) -> int:
+        """Return the size of a handle's file without the holder's newest records; 0 when it is
+        gone."""
+        row = self._handle_row(handle)
+        inode = None if row is None else self._inode(row.ino)
+        return 0 if inode is None else inode.size
+
     def handle_node(self, handle: int) -> bytes:
         """Return the incarnation through which a handle is connected, b"" when it is gone or
         disconnected."""

@@ -14,6 +14,13 @@ before the recall that comes behind it is looked at.
 Fencing. An authority that says that we are fenced or unknown is not believed on its word: our own
 claim check decides (R3). If our data log is sealed, ``on_sealed`` ends this life.
 
+Loading. An owner that has claimed and does not serve yet refuses the stream with
+FILE_NOT_AVAILABLE: it seals, and loads the database. That is to take less than LOADING_MS_MAX,
+counted from the first such refusal since the last registration, over any number of owners. A
+client's call pends so long; after that it is refused with FileNotAvailable, which is definite and
+says when to ask again. Only a call of which no copy is unanswered can be: else its outcome is
+unknown, and it keeps waiting.
+
 May fail: CALLS_WAITING_MAX calls that wait for a link are LimitExceeded; without a link for the
 deadline a call is Unavailable (its outcome unknown).
 """
@@ -26,6 +33,7 @@ from typing import Final
 
 from sofs.constants import (
     DEADLINE_DEFAULT_MS,
+    LOADING_MS_MAX,
     RECONNECT_BACKOFF_MS_MAX,
     SILENCE_MS,
 )
@@ -40,6 +48,7 @@ from sofs.core.messages import (
 from sofs.errors import (
     DiskFull,
     Fenced,
+    FileNotAvailable,
     LimitExceeded,
     OutcomeUnknown,
     SofsError,
@@ -57,6 +66,7 @@ VOLUME_ROLE: Final = "volume"
 CALLS_WAITING_MAX: Final = 8192
 BACKOFF_MS: Final = 10
 CONNECT_MS: Final = 1000
+LOADING_RETRY_MS: Final = 1000  # When a call that was refused for loading may come again.
 
 Inbound = Callable[[Channel, Envelope], None]
 
@@ -124,6 +134,7 @@ class AuthorityLink:
         self._waiting: list[asyncio.Future[None]] = []
         self._n_calls = 0
         self._why_down = "the volume has no authority yet"
+        self._loading_since_ms: int | None = None  # The first refusal since the registration.
         self.log_id = 0
         self.epoch = 0
         self.registrations = 0
@@ -160,8 +171,10 @@ class AuthorityLink:
         """Send ``build()`` to the authority and return its answer, over as many links as it takes.
 
         Raises what the authority answered; Unavailable after ``deadline_ms`` (None: never) without
-        an answer, with the outcome unknown. ``own``: the node's own duty, in nobody's name; it has
-        no deadline and no limit, and what may be sent again later is.
+        an answer, with the outcome unknown; FileNotAvailable when the owner loads for longer than
+        LOADING_MS_MAX and the call was not sent, or every copy was refused. ``own``: the node's own
+        duty, in nobody's name; it has no deadline and no limit, and what may be sent again later
+        is.
 
         A refusal of a copy says nothing about an earlier one that was sent and not answered: one
         that only asks to come later is not passed on then, but followed.
@@ -178,7 +191,7 @@ class AuthorityLink:
         pause = BACKOFF_MS
         try:
             while True:
-                await self._until_live(start, deadline_ms)
+                await self._until_live(start, deadline_ms, refusable=not (own or unanswered))
                 channel = self._channel
                 if channel is None or not self._live:
                     continue
@@ -227,9 +240,16 @@ class AuthorityLink:
         """Return once an authority is registered with; Unavailable after ``deadline_ms``."""
         await self._until_live(self._clock.monotonic_ms(), deadline_ms)
 
-    async def _until_live(self, start_ms: int, deadline_ms: int | None) -> None:
+    async def _until_live(
+        self, start_ms: int, deadline_ms: int | None, *, refusable: bool = False
+    ) -> None:
         while not (self._live and self._channel is not None and self._channel.alive):
             self._live = False
+            if refusable and self._loads_too_long():
+                raise FileNotAvailable(
+                    f"the volume has been loading for more than {LOADING_MS_MAX} ms; ask again",
+                    retry_after_ms=LOADING_RETRY_MS,
+                )
             left = self._check_deadline(start_ms, deadline_ms)
             future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
             self._waiting.append(future)
@@ -240,6 +260,10 @@ class AuthorityLink:
                     await within(self._clock, left, future, "the volume's authority")
                 except Unavailable:
                     continue
+
+    def _loads_too_long(self) -> bool:
+        since = self._loading_since_ms
+        return since is not None and self._clock.monotonic_ms() - since >= LOADING_MS_MAX
 
     def _wake(self) -> None:
         waiting, self._waiting = self._waiting, []
@@ -258,6 +282,10 @@ class AuthorityLink:
                 await self._connect_once()
             except SofsError as error:
                 self._why_down = str(error)
+                if isinstance(error, FileNotAvailable) and self._loading_since_ms is None:
+                    self._loading_since_ms = self._clock.monotonic_ms()
+            if self._loads_too_long():
+                self._wake()  # Calls that may be refused leave; the others wait again.
             if self.registrations > before:
                 backoff = BACKOFF_MS
             await self._clock.sleep_ms(backoff)
@@ -316,6 +344,7 @@ class AuthorityLink:
             channel.end(Unavailable(f"registration failed: {error}"))
         else:
             self._live = True
+            self._loading_since_ms = None
             self._wake()
 
     def _on_message(self, channel: Channel, envelope: Envelope) -> None:

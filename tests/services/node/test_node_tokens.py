@@ -9,14 +9,18 @@ import random
 from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from node_world import KIB, World, refused, world
 
 from sofs.core import messages as m
 from sofs.errors import SofsError, Unavailable
+from sofs.services.authority import service
 from sofs.services.channel import result_of
+from sofs.services.node import link as link_module
 from sofs.storage import LogOptions, ThreadBlocking, open_fenced
 
 PAGE = 4 * KIB
@@ -418,6 +422,85 @@ async def test_direct_writes_go_on_while_the_authority_is_away(tmp_path: Path) -
         other = await (await w.client("two", "b")).open()
         assert await other.read(0, 100) == b"01234567890123456789"
         assert w.nodes["a"].lives == 1
+
+
+async def test_calls_pend_while_an_authority_loads_and_are_refused_after_the_limit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(service, "LOADING_TOLD_EVERY_MS", 1)
+    async with world(tmp_path, "a") as w:
+        client = await w.client("one", "a")
+        file = await client.open()
+        await file.write(0, b"0")
+        await w.kill_authority()
+        part = w.make_authority("resume-key")
+        recovery = part._env.recovery
+        loaded, asked = asyncio.Event(), asyncio.Event()
+        replay = recovery.replay
+
+        async def held(*args: Any, **more: Any) -> Any:
+            asked.set()
+            await loaded.wait()
+            return await replay(*args, **more)
+
+        monkeypatch.setattr(recovery, "replay", held)
+        await part.start("resume-key:0")
+        await asked.wait()
+        node = w.nodes["a"].node
+        assert node is not None
+        link = node.link
+        await w.until("the link knows", lambda: link._loading_since_ms is not None)
+        await w.until("the step is told", lambda: "read of the checkpoint" in caplog.text)
+        early = asyncio.ensure_future(client.open("/other"))
+        commit = asyncio.ensure_future(link.call(lambda: m.CommitRecords(m.Commit()), own=True))
+        await file.write(1, b"1")  # Direct I/O goes on.
+        assert not early.done()
+        monkeypatch.setattr(link_module, "LOADING_MS_MAX", 0)
+        assert await refused(early) == "FILE_NOT_AVAILABLE"
+        assert await refused(client.open("/other")) == "FILE_NOT_AVAILABLE"
+        assert await file.read(0, 9) == b"01"
+        assert not commit.done()
+        loaded.set()
+        await commit
+        assert link._loading_since_ms is None
+        await client.open("/other")
+        assert w.nodes["a"].lives == 1
+
+
+async def test_a_call_that_was_sent_keeps_waiting_while_the_next_authority_loads(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(link_module, "LOADING_MS_MAX", 0)
+    async with world(tmp_path, "a") as w:
+        client = await w.client("one", "a")
+        await client.open("/before")
+        active = w.authorities["coordinator"].active
+        assert active is not None
+        stuck = asyncio.Event()
+
+        async def never() -> None:
+            stuck.set()
+            await asyncio.Event().wait()
+
+        monkeypatch.setattr(active.group, "settled", never)
+        opening = asyncio.ensure_future(client.open("/sent"))
+        await stuck.wait()
+        await w.kill_authority()
+        part = w.make_authority("resume-key")
+        recovery = part._env.recovery
+        loaded = asyncio.Event()
+        replay = recovery.replay
+
+        async def held(*args: Any, **more: Any) -> Any:
+            await loaded.wait()
+            return await replay(*args, **more)
+
+        monkeypatch.setattr(recovery, "replay", held)
+        await part.start("resume-key:0")
+        assert await refused(client.call(m.Stat(path="/"))) == "FILE_NOT_AVAILABLE"
+        assert not opening.done()
+        loaded.set()
+        await opening
 
 
 async def test_writes_wait_when_the_authority_is_too_far_behind(tmp_path: Path) -> None:
