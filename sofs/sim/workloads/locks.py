@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import ClassVar, Final
 
 from sofs.client.file import AsyncFile
-from sofs.errors import LockNotGranted, RangeNotLocked, SofsError
+from sofs.errors import FileLockConflict, LockNotGranted, RangeNotLocked, SofsError
 from sofs.sim.history import Operation
 from sofs.sim.workloads.base import LOST, Actor, Workload
 
@@ -28,7 +28,7 @@ class Locks(Workload):
         if isinstance(error, LockNotGranted):
             # Who asks may stand behind one who waits: the refusal tells nothing of who holds what.
             operation.code = "NOT_ITS_TURN"
-        else:
+        elif not isinstance(error, FileLockConflict):
             super().unexpected(operation, error)
 
     async def setup(self, actor: Actor) -> None:
@@ -43,7 +43,9 @@ class Locks(Workload):
         if file not in self.held:
             self._opened(actor, file)
         held = self.held[file]
-        if held and actor.draw.random() < 0.6:
+        if actor.draw.random() < 0.2:
+            await self._write(actor, file)
+        elif held and actor.draw.random() < 0.6:
             await self._unlock(actor, file, held)
         else:
             await self._lock(actor, file, held)
@@ -109,6 +111,30 @@ class Locks(Workload):
             self.world.fail(f"{operation}: it was locked")
         elif operation.maybe:
             await self._release(actor, file)
+
+    async def _write(self, actor: Actor, file: AsyncFile) -> None:
+        """A write where another handle holds a lock from before it until after it is refused."""
+        place = actor.draw.randrange(PLACES) * PLACE_BYTES
+        others = [
+            (other, lock)
+            for other, locks in self.held.items()
+            for lock in locks
+            if other is not file and lock[0] <= place < lock[0] + lock[1]
+        ]
+        operation = self.history.invoke(
+            actor.name, "write-at-lock", PATH, place, self._holder(actor, file)
+        )
+        try:
+            await self.record(operation, lambda: file.pwrite(b"x", place))
+        except LOST as error:
+            self._gone(actor, file)
+            self.lost(actor, PATH, error)
+            return
+        if operation.outcome == "ok" and not self.plan.handles_may_be_lost:
+            for other, lock in others:
+                # The very same grant, by identity: a range may be unlocked and locked again.
+                if any(lock is still for still in self.held.get(other, ())):
+                    self.world.fail(f"{operation}: it landed in the lock {lock} of another handle")
 
     async def _release(self, actor: Actor, file: AsyncFile) -> None:
         """Close the handle; all its locks go."""

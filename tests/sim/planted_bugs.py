@@ -1,0 +1,184 @@
+"""Planted bugs: what the simulator must find, and the seeds with which it does.
+
+Theory. A checker that never fails proves nothing. Each ``Bug`` of ``planted_table`` breaks one rule
+of the product on purpose, from the test's side only: the source of one or a few functions is taken,
+one place in it is exchanged, and the result stands in for the original while ``planted`` is open.
+The product has no switches, and a bug whose place is no longer in the source is an error here, not
+a pass.
+
+A bug is found when a run fails: a checker, an invariant, or liveness. ``planted_bugs.txt`` keeps
+for each the number of seeds that the search needed from 1 on, and the seed *and* plan of a run that
+finds it, because plans of seeds change when draws are added.
+
+    python tests/sim/planted_bugs.py                       search for all that are not in the file
+    python tests/sim/planted_bugs.py NAME... --seeds 500   search for these, longer
+"""
+
+from __future__ import annotations
+import __future__
+
+import argparse
+import importlib
+import inspect
+import json
+import sys
+import textwrap
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Final
+
+from planted_table import BUGS, FOCUS, Bug
+
+from sofs.sim.plan import Plan, draw_plan
+from sofs.sim.run import run_seed
+
+FILE: Final = Path(__file__).with_name("planted_bugs.txt")
+HEAD: Final = """\
+# Planted bugs: name, seeds that the search from 1 needed, seed, plan, and behind # what failed.
+# Written by `python tests/sim/planted_bugs.py`; run by test_planted_bugs.py.
+"""
+ROUND_SEEDS: Final = 10  # The search gives each bug so many seeds in turn.
+
+
+# Planting
+# --------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def planted(bug: Bug) -> Iterator[None]:
+    """The product with this bug, as long as the context is open."""
+    texts: dict[str, str] = {}
+    for edit in bug.edits:
+        text = texts.get(edit.where) or _source(edit.where)
+        if text.count(edit.old) != 1:
+            raise LookupError(
+                f"{bug.name}: {edit.where} holds its place {text.count(edit.old)} times; mend it"
+            )
+        texts[edit.where] = text.replace(edit.old, edit.new)
+    with ExitStack() as stack:
+        for where, text in texts.items():
+            _exchange(where, text, stack)
+        yield
+
+
+def _resolve(where: str) -> tuple[Any, Any, str, Any]:
+    """Return (module, owner, name, what the owner holds under the name)."""
+    module_name, _, path = where.partition(":")
+    module = importlib.import_module(f"sofs.{module_name}")
+    *parents, name = path.split(".")
+    owner: Any = module
+    for parent in parents:
+        owner = getattr(owner, parent)
+    return module, owner, name, vars(owner)[name]
+
+
+def _source(where: str) -> str:
+    held = _resolve(where)[3]
+    return textwrap.dedent(inspect.getsource(getattr(held, "__func__", held)))
+
+
+def _exchange(where: str, text: str, stack: ExitStack) -> None:
+    module, owner, name, held = _resolve(where)
+    made: dict[str, Any] = {}
+    flags = __future__.annotations.compiler_flag
+    exec(compile(text, f"<planted in {where}>", "exec", flags, True), vars(module), made)
+    owners = [owner]
+    if owner is module:  # Whoever imported the function has a name of its own for it.
+        owners = [
+            other
+            for key, other in sorted(sys.modules.items())
+            if key.startswith("sofs.") and vars(other).get(name) is held
+        ]
+    for each in owners:
+        stack.callback(setattr, each, name, held)
+        setattr(each, name, made[name])
+
+
+def plan_of(name: str, seed: int) -> Plan:
+    """The plan with which ``seed`` searches for a bug."""
+    return replace(draw_plan(seed), **FOCUS.get(name, {}))
+
+
+def failures(bug: Bug, seed: int, plan: Plan | None = None) -> list[str]:
+    """Run one seed with the bug; return what failed."""
+    with planted(bug):
+        try:
+            return run_seed(seed, plan=plan).failures
+        except Exception as error:
+            return [f"the run itself: {error!r}"]
+
+
+# The file
+# --------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Found:
+    """A run that finds a bug. ``seeds``: how many the search needed, from 1 on."""
+
+    name: str
+    seeds: int
+    seed: int
+    plan: Plan
+    what: str
+
+    def line(self) -> str:
+        return f"{self.name} {self.seeds} {self.seed} {self.plan.to_json()} # {self.what}\n"
+
+
+def read(path: Path = FILE) -> dict[str, Found]:
+    """Return the file's lines by name."""
+    found: dict[str, Found] = {}
+    for line in path.read_text().splitlines() if path.exists() else ():
+        if line and not line.startswith("#"):
+            name, seeds, seed, rest = line.split(" ", 3)
+            plan, end = json.JSONDecoder().raw_decode(rest)
+            found[name] = Found(name, int(seeds), int(seed), Plan(**plan), rest[end + 3 :])
+    return found
+
+
+def write(found: dict[str, Found], path: Path = FILE) -> None:
+    path.write_text(HEAD + "".join(found[name].line() for name in BUGS if name in found))
+
+
+def search(bugs: Sequence[Bug], seeds: int, limit_s: float) -> dict[str, Found]:
+    """Search for each bug with the seeds from 1 on, a few at a time, for about ``limit_s``."""
+    end = time.monotonic() + limit_s
+    found: dict[str, Found] = {}
+    for first in range(1, seeds + 1, ROUND_SEEDS):
+        for bug in bugs:
+            for seed in range(first, min(first + ROUND_SEEDS, seeds + 1)):
+                if bug.name in found or time.monotonic() > end:
+                    break
+                start = time.monotonic()
+                plan = plan_of(bug.name, seed)
+                texts = failures(bug, seed, plan)
+                if texts and run_seed(seed, plan=plan).ok:
+                    what = texts[0].splitlines()[0][:160]
+                    found[bug.name] = Found(bug.name, seed, seed, plan, what)
+                    took = time.monotonic() - start
+                    print(f"{bug.name}: seed {seed} in {took:.1f} s: {what}", flush=True)
+        left = [bug.name for bug in bugs if bug.name not in found]
+        print(f"through seed {first + ROUND_SEEDS - 1} left: {' '.join(left)}", flush=True)
+        if not left or time.monotonic() > end:
+            break
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Search for planted bugs.")
+    parser.add_argument("names", nargs="*")
+    parser.add_argument("--seeds", type=int, default=150)
+    parser.add_argument("--limit-s", type=float, default=120)
+    options = parser.parse_args()
+    known = read()
+    names = options.names or [name for name in BUGS if name not in known]
+    found = search([BUGS[name] for name in names], options.seeds, options.limit_s)
+    write({**read(), **found})
+
+
+if __name__ == "__main__":
+    main()
