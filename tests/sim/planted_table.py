@@ -155,7 +155,7 @@ BUGS: Final = {
         _bug(
             "tail-not-replayed",
             "a sealed node's tail is applied before its tokens are free",
-            (f"{_NODES}._seal", "self._state.replay_tail(log_id, data_records(sealed))", "pass"),
+            (f"{_NODES}._seal", "self._state.replay_tail(log_id, records)", "pass"),
         ),
         _bug(
             "seal-without-claim",
@@ -634,7 +634,15 @@ SET_ORDER: Final = _bug(
 )
 # Bugs that a search did not find, and what is missing. docs/SIMULATION.md names, besides, what is
 # not simulated at all.
+_SEARCH_AGAIN: Final = "found by a run of which the product changed the schedule; not again in 20"
+
 SURVIVING: Final[dict[str, str]] = {
+    "no-claim-check": _SEARCH_AGAIN,
+    "token-before-logged": _SEARCH_AGAIN,
+    "lock-before-logged": _SEARCH_AGAIN,
+    "recall-answered-by-next-incarnation": _SEARCH_AGAIN,
+    "window-not-asked": _SEARCH_AGAIN,
+    "windows-not-committed": _SEARCH_AGAIN,
     "check-before-append": (
         "the answer of who was sealed between its check and its write reaches no client that "
         "still waits; it needs a stalled disk, a seal and a live session at one moment"
