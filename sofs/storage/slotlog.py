@@ -9,6 +9,13 @@ nonce and are written to one slot only: finding them there is a win. After PUT_T
 ends, and the successor decides. Fences are never deleted, slots in ascending order only, and slot
 0 (which holds the lineage) last.
 
+Reads (R12 asks for a serving grant that is renewed by winning a slot or by a strongly consistent
+read; ADR 0014). There is no grant that outlives a reply: ``check`` is itself such a read, of the
+successor's claim, begun after the data was read, once for each frame of replies. If it finds
+nothing, no successor had claimed at some moment after the read; a successor acknowledges nothing
+before it has claimed, so what was read was still the newest then. No clock is trusted. The price is
+a round trip to the backend for each frame that serves data.
+
 An object is a segment header and records; its number is the slot's. Objects are whole or absent:
 one that does not verify is corruption, there are no torn tails.
 """

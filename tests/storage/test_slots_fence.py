@@ -48,3 +48,27 @@ def test_deleting_a_sealed_log_leaves_no_slot_free_for_its_frozen_writer() -> No
         await log.close()
 
     run(main())
+
+
+def test_a_claim_between_read_and_reply_keeps_an_old_owner_from_serving_it() -> None:
+    """What it read is what it had; a successor may have acknowledged something newer since."""
+
+    async def main() -> None:
+        fenced = open_fenced(
+            MemorySlotStore(URL), VirtualClock(), SeededEntropy(), InlineBlocking()
+        )
+        assert await fenced.try_claim(a_claim(1)) is None
+        log = await fenced.open_log(a_claim(1), first_sequence=1)
+        place = log.append(RecordKind.ENTRY, [b"what is read"])
+        await log.durable(place.sequence)
+        await log.check()  # Nobody else: this reply may leave.
+        read = await fenced.blocks.read("volume", 1, place.segment, place.payload_offset, 12)
+        assert read == b"what is read"
+        assert await fenced.try_claim(a_claim(2)) is None
+        with pytest.raises(Fenced):
+            await log.check()
+        with pytest.raises(Fenced):
+            await log.check()
+        await log.close()
+
+    run(main())
