@@ -1,4 +1,4 @@
-# Every target sets up what it needs. CI calls `check` and `test` and nothing else.
+# Every target sets up what it needs. CI calls `check`, `sim` and `test` and nothing else.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
