@@ -9,6 +9,7 @@ from __future__ import annotations
 import threading
 import time
 import traceback
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
 
@@ -21,7 +22,7 @@ class Seen:
     text: str
 
 
-class Activity(threading.Thread):
+class Activity(threading.Thread, ABC):
     """Calls ``step`` again and again. ``steps`` counts those that returned."""
 
     def __init__(self, name: str) -> None:
@@ -33,9 +34,9 @@ class Activity(threading.Thread):
     def set_up(self) -> None:
         """Connect and open; called in the thread."""
 
+    @abstractmethod
     def step(self) -> bool:
         """Do one piece of work; False when there is none left."""
-        raise NotImplementedError
 
     def tear_down(self) -> None:
         """Close what ``set_up`` opened."""

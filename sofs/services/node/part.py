@@ -87,7 +87,7 @@ class NodePart:
             await self.close()  # Nobody is to find a listener here that will never serve.
             raise
         self._tasks.spawn(self._succeed(), "lives")
-        if own and self.endpoint != address and not address.endswith(":0"):
+        if own and not address.endswith(":0") and not _same_port(self.endpoint, address):
             self._tasks.spawn(self._regain(address), "regain")
 
     async def _regain(self, address: str) -> None:
@@ -102,7 +102,7 @@ class NodePart:
             except SofsError as error:
                 log.warning("node %s: cannot listen at %s: %s", self._config.name, address, error)
                 continue
-            if listener.address == address:
+            if _same_port(listener.address, address):
                 self._regained = listener
             else:
                 await listener.close()
@@ -209,3 +209,9 @@ class NodePart:
         state = node.describe()
         state.facts.append(f"lives={self.lives}")
         return state
+
+
+def _same_port(one: str, other: str) -> bool:
+    """A listener has the port that it was asked for, or another; its host may be spelled
+    otherwise (a name was asked for, an address is told)."""
+    return one.rpartition(":")[2] == other.rpartition(":")[2]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 
 import pytest
@@ -28,3 +29,16 @@ async def test_a_node_takes_its_address_once_the_other_copy_is_gone(tmp_path: Pa
         await second.close()
         assert "a:1" not in w.hub._listeners
         w.nodes.pop("second")
+
+
+async def test_a_host_that_is_spelled_otherwise_is_no_other_address(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with world(tmp_path) as w:
+        listen = w.hub.listen
+        monkeypatch.setattr(
+            w.hub, "listen", lambda address, accept: listen(address.replace("host", "a"), accept)
+        )
+        made = await w.node("one", address="host:1")
+        assert made.address == "a:1"
+        assert not [task for task in asyncio.all_tasks() if "regain" in task.get_name()]
