@@ -189,7 +189,9 @@ class SimBlocking:
         self._lanes: dict[str, deque[_Job]] = {}
         self._pending = 0
 
-    async def run(self, lane: str, *steps: Callable[[], object]) -> list[object]:
+    async def run(
+        self, lane: str, *steps: Callable[[], object], brief: bool = False
+    ) -> list[object]:
         """Run ``steps`` in order and return their results; see the port."""
         if self._pending >= PENDING_CALLS_MAX:
             raise LimitExceeded(f"{PENDING_CALLS_MAX} blocking calls wait; try again")

@@ -49,6 +49,7 @@ from sofs.storage.logbase import BaseLog, Batch, LogOptions
 from sofs.storage.names import claim_folder, epoch_name, segment_key
 
 ROLL_BYTES: Final = record_bytes(0, 0, 0)
+BRIEF_BYTES_MAX: Final = 64 * 1024  # A batch of that size may be written from the event loop.
 SMALL_RUN: Final = 256  # Small records in a row after which a reserved segment is left early.
 _EXTENSION_BYTES_MAX: Final = DATA_EXTENSION_BYTES + 64
 _ZEROS: Final = memoryview(bytes(MIB))
@@ -369,7 +370,11 @@ class AppendLog(BaseLog):
             if run.place.segment is None:
                 await self._prepared(run.place)
         results = await self._blocking.run(
-            self._lane, batch.write, batch.sync, self._successor_absent
+            self._lane,
+            batch.write,
+            batch.sync,
+            self._successor_absent,
+            brief=batch.n_bytes <= BRIEF_BYTES_MAX,
         )
         self._syncs += len(runs)
         self._checks += 1

@@ -3,8 +3,9 @@
 Theory. ``append`` decides synchronously where a record lies and puts its buffers into the open
 batch; nothing is copied. One committer task per log takes the oldest batch, has the driver make it
 durable in the log's lane, and acknowledges it; what was appended meanwhile is the next batch.
-There is no timer: a batch is what queued up while the one before it was written. The first append
-of an idle log starts the committer as a task, which runs after the current callback, so that all
+There is no timer: a batch is what queued up while the one before it was written, and what comes
+during a few turns of the event loop when more may be expected (``core.pace``). The first append of
+an idle log starts the committer as a task, which runs after the current callback, so that all
 records of one frame go together.
 
 Why safe. Order of appends is order of records. ``_acknowledge`` runs only after the driver has
@@ -25,6 +26,7 @@ from dataclasses import dataclass
 from typing import Final, overload
 
 from sofs.constants import MIB, SEGMENT_BYTES, SEGMENT_FIRST_BYTES
+from sofs.core.pace import CommitPace, next_turn
 from sofs.core.record import RecordKind, encode_record
 from sofs.errors import Fenced, LimitExceeded, OutcomeUnknown, SofsError, invariant
 from sofs.ids import Sequence as Seq
@@ -60,6 +62,10 @@ class Batch:
         self.last = first - 1
         self.n_bytes = 0
         self.records: list[Sequence[Buffer]] = []  # The buffers of each record.
+
+    @property
+    def n_records(self) -> int:
+        return len(self.records)
 
 
 class EncodedRecords(Sequence[bytes]):
@@ -101,6 +107,7 @@ class BaseLog(ABC):
         )  # Full batches, oldest first; ``_open`` comes after them.
         self._queued_bytes = 0
         self._waiters: deque[tuple[int, asyncio.Future[None]]] = deque()
+        self._pace = CommitPace()
         self._committer: asyncio.Task[None] | None = None
         self._end_callbacks: list[Callable[[BaseException], None]] = []
         self._durable_callbacks: list[Callable[[int, int, Sequence[bytes]], None]] = []
@@ -238,10 +245,14 @@ class BaseLog(ABC):
             while self._ended is None:
                 if self._queue:
                     batch = self._queue.popleft()
-                elif self._open is not None:
-                    batch, self._open = self._open, None
-                else:
+                elif self._open is None:
                     return
+                elif self._pace.wait(self._open.n_records):
+                    await next_turn()
+                    continue
+                else:
+                    batch, self._open = self._open, None
+                self._pace.took(batch.n_records)
                 await self._make_durable(batch)
                 if self._ended is None:
                     self._acknowledge(batch)

@@ -7,6 +7,13 @@ wake-up is under way, so a burst of completions costs one write to the loop's se
 thread ends after it has been idle for LANE_IDLE_S, because lanes are named after logs, and logs
 come and go. The lane ``""`` is a pool.
 
+Brief calls. Two hand-overs cost as much as writing and syncing 4 KiB on a quick device. So a call
+that is *brief* runs on the event loop while such calls take below BRIEF_US_MAX on average, measured
+wherever they run; a slow one sends the next few to the thread, and a slow device all of them. While
+one runs, nothing else of its process does: a device that hangs makes the process look frozen, which
+it is for everybody who waits for that device. All calls of a lane come from one event loop, so that
+a call on the loop cannot meet another of its lane: it is only to go behind those on the thread.
+
 May fail: more than PENDING_CALLS_MAX calls waiting for the pool is ``LimitExceeded``; a call after
 ``close`` is ``Unavailable``. If the caller is cancelled, its steps run to their end all the same
 (a write cannot be called back); an unexpected error of such a call goes to the loop's exception
@@ -33,6 +40,9 @@ POOL_THREADS: Final = 8
 PENDING_CALLS_MAX: Final = 4096  # Calls that wait for a thread of the pool.
 LANES_MAX: Final = 1024
 LANE_IDLE_S: Final = 20.0
+BRIEF_US_MAX: Final = 300.0  # On average; beyond it brief calls go to a thread, too.
+_BRIEF_US_COUNTED: Final = 4_000.0  # One that took longer counts as this much,
+_BRIEF_WEIGHT: Final = 1 / 16  # and so keeps the next ten or so away from the loop.
 
 Steps = tuple[Callable[[], object], ...]
 
@@ -73,13 +83,13 @@ class _Mailbox:
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
-        self._done: deque[tuple[_Call, list[object], BaseException | None]] = deque()
+        self._done: deque[_Call] = deque()
         self._woken = False
 
-    def post(self, call: _Call, results: list[object], error: BaseException | None) -> None:
+    def post(self, call: _Call) -> None:
         """Called by threads. The item is queued before ``_woken`` is read, and ``_deliver`` clears
         it before it drains: whoever sees it set knows that a drain is still to come."""
-        self._done.append((call, results, error))
+        self._done.append(call)
         if not self._woken:
             self._woken = True
             # A closed loop has nobody left who waits for the result.
@@ -89,11 +99,11 @@ class _Mailbox:
     def _deliver(self) -> None:
         self._woken = False
         while self._done:
-            call, results, error = self._done.popleft()
-            future = call.future
+            call = self._done.popleft()
+            future, error = call.future, call.error
             if not future.done():
                 if error is None:
-                    future.set_result(results)
+                    future.set_result(call.results)
                 else:
                     future.set_exception(error)
             elif error is not None and not isinstance(error, SofsError):
@@ -103,27 +113,45 @@ class _Mailbox:
 
 
 class _Call:
-    __slots__ = ("future", "mailbox", "steps")
+    __slots__ = ("error", "future", "mailbox", "results", "steps", "took")
 
     def __init__(
-        self, steps: Steps, future: asyncio.Future[list[object]], mailbox: _Mailbox
+        self,
+        steps: Steps,
+        future: asyncio.Future[list[object]],
+        mailbox: _Mailbox,
+        took: Callable[[int], None] | None,
     ) -> None:
         self.steps = steps
         self.future = future
         self.mailbox = mailbox
+        self.took = took  # Told how many nanoseconds the steps took.
+        self.results: list[object] = []
+        self.error: BaseException | None = None
 
     def perform(self) -> None:
-        results: list[object] = []
+        begun_ns = time.monotonic_ns()
         try:
             for step in self.steps:
-                results.append(step())
+                self.results.append(step())
         except BaseException as error:
-            self.mailbox.post(self, results, error)
+            self.error = error
         else:
-            self.mailbox.post(self, results, None)
+            if self.took is not None:
+                self.took(time.monotonic_ns() - begun_ns)
 
 
 _Queue = SimpleQueue[_Call | None]
+
+
+class _Lane:
+    """The queue of one thread. ``busy`` calls are queued or running; guarded by the lock."""
+
+    __slots__ = ("busy", "queue")
+
+    def __init__(self) -> None:
+        self.queue: _Queue = SimpleQueue()
+        self.busy = 0
 
 
 class ThreadBlocking:
@@ -135,7 +163,8 @@ class ThreadBlocking:
         self._pool_threads_max = pool_threads
         self._lane_idle_s = lane_idle_s
         self._lock = threading.Lock()
-        self._lanes: dict[str, _Queue] = {}
+        self._lanes: dict[str, _Lane] = {}
+        self._brief_us = 0.0  # What brief calls take; threads may lose each other's updates.
         self._pool: _Queue = SimpleQueue()
         self._pool_idle = threading.Semaphore(0)
         self._pool_threads = 0
@@ -145,29 +174,49 @@ class ThreadBlocking:
         )
         self._closed = False
 
-    async def run(self, lane: str, *steps: Callable[[], object]) -> list[object]:
-        """Run ``steps`` in order on the lane's thread and return their results."""
+    async def run(
+        self, lane: str, *steps: Callable[[], object], brief: bool = False
+    ) -> list[object]:
+        """Run ``steps`` in order on the lane's thread and return their results; see the port."""
+        if brief and self._brief_us < BRIEF_US_MAX and self._idle(lane):
+            begun_ns = time.monotonic_ns()
+            results = [step() for step in steps]
+            self._brief_took(time.monotonic_ns() - begun_ns)
+            return results
         loop = asyncio.get_running_loop()
         mailbox = self._mailboxes.get(loop)
         if mailbox is None:
             mailbox = self._mailboxes[loop] = _Mailbox(loop)
-        call = _Call(steps, loop.create_future(), mailbox)
+        took = self._brief_took if brief else None
+        call = _Call(steps, loop.create_future(), mailbox, took)
         if lane:
             self._to_lane(lane, call)
         else:
             self._to_pool(call)
         return await call.future
 
+    def _brief_took(self, duration_ns: int) -> None:
+        took_us = min(duration_ns / 1000, _BRIEF_US_COUNTED)
+        self._brief_us += (took_us - self._brief_us) * _BRIEF_WEIGHT
+
+    def _idle(self, lane: str) -> bool:
+        """Is no call of the lane queued or running? Refuses after ``close``."""
+        with self._lock:
+            self._refuse_if_closed()
+            found = self._lanes.get(lane)
+            return found is None or found.busy == 0
+
     def _to_lane(self, lane: str, call: _Call) -> None:
         with self._lock:
             self._refuse_if_closed()
-            queue = self._lanes.get(lane)
-            if queue is None:
+            found = self._lanes.get(lane)
+            if found is None:
                 if len(self._lanes) >= LANES_MAX:
                     raise LimitExceeded(f"{LANES_MAX} lanes are busy; close logs, then try again")
-                queue = self._lanes[lane] = SimpleQueue()
-                self._start(self._serve_lane, lane, queue)
-            queue.put(call)
+                found = self._lanes[lane] = _Lane()
+                self._start(self._serve_lane, lane, found)
+            found.busy += 1
+            found.queue.put(call)
 
     def _to_pool(self, call: _Call) -> None:
         with self._lock:
@@ -192,19 +241,22 @@ class ThreadBlocking:
         thread.start()
         self._threads.append(thread)
 
-    def _serve_lane(self, lane: str, queue: _Queue) -> None:
+    def _serve_lane(self, name: str, lane: _Lane) -> None:
         while True:
             try:
-                call = queue.get(timeout=self._lane_idle_s)
+                call = lane.queue.get(timeout=self._lane_idle_s)
             except Empty:
                 with self._lock:
-                    if queue.empty():
-                        self._lanes.pop(lane, None)
+                    if lane.queue.empty():
+                        self._lanes.pop(name, None)
                         return
                 continue
             if call is None:
                 return
             call.perform()
+            with self._lock:
+                lane.busy -= 1  # Before the caller hears of it, who may look at once.
+            call.mailbox.post(call)
             del call  # Else an idle thread keeps the last batch's buffers.
 
     def _serve_pool(self) -> None:
@@ -213,6 +265,7 @@ class ThreadBlocking:
             if call is None:
                 return
             call.perform()
+            call.mailbox.post(call)
             del call
             self._pool_idle.release()
 
@@ -220,8 +273,8 @@ class ThreadBlocking:
         """Let the threads finish what is queued, and end them. Later calls are refused."""
         with self._lock:
             self._closed = True
-            for queue in self._lanes.values():
-                queue.put(None)
+            for lane in self._lanes.values():
+                lane.queue.put(None)
             self._lanes.clear()
             for _ in range(self._pool_threads):
                 self._pool.put(None)

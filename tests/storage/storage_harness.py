@@ -57,7 +57,9 @@ class InlineBlocking:
     def __init__(self) -> None:
         self.between: Callable[[str, int], None] | None = None
 
-    async def run(self, lane: str, *steps: Callable[[], object]) -> list[object]:
+    async def run(
+        self, lane: str, *steps: Callable[[], object], brief: bool = False
+    ) -> list[object]:
         await asyncio.sleep(0)
         results: list[object] = []
         for index, step in enumerate(steps):

@@ -202,3 +202,67 @@ def test_clock_and_entropy_are_what_their_ports_say() -> None:
     assert entropy.token(16) != entropy.token(16)
     assert entropy.stream("a") is entropy.stream("a")
     assert entropy.stream("a") is not entropy.stream("b")
+
+
+def test_a_brief_call_runs_on_the_callers_thread_until_such_calls_are_slow() -> None:
+    async def main(blocking: ThreadBlocking) -> None:
+        here = threading.get_ident()
+        assert await blocking.run("lane", threading.get_ident, brief=True) == [here]
+        assert await blocking.run("lane", threading.get_ident) != [here]
+        # The device becomes slow. A few calls on the loop show it.
+        for _ in range(20):
+            blocking._brief_took(1_000_000)
+        assert await blocking.run("lane", threading.get_ident, brief=True) != [here]
+        # It recovers: the calls on the thread show that, too.
+        for _ in range(100):
+            await blocking.run("lane", lambda: None, brief=True)
+        assert await blocking.run("lane", threading.get_ident, brief=True) == [here]
+
+    with_blocking(main)
+
+
+def test_one_slow_call_sends_only_the_next_few_brief_ones_to_the_thread() -> None:
+    async def main(blocking: ThreadBlocking) -> None:
+        blocking._brief_took(60_000_000_000)
+        await blocking.run("lane", lambda: None, brief=True)
+        for _ in range(30):
+            await blocking.run("lane", lambda: None, brief=True)
+        assert await blocking.run("lane", threading.get_ident, brief=True) == [
+            threading.get_ident()
+        ]
+
+    with_blocking(main)
+
+
+def test_a_brief_call_goes_behind_what_its_lane_has_queued() -> None:
+    async def main(blocking: ThreadBlocking) -> None:
+        release = threading.Event()
+        order: list[str] = []
+        slow = asyncio.ensure_future(
+            blocking.run("lane", release.wait, lambda: order.append("first"))
+        )
+        await asyncio.sleep(0)
+        brief = asyncio.ensure_future(
+            blocking.run("lane", lambda: order.append("second"), brief=True)
+        )
+        await asyncio.sleep(0)
+        assert order == []
+        release.set()
+        await asyncio.gather(slow, brief)
+        assert order == ["first", "second"]
+
+    with_blocking(main)
+
+
+def test_a_brief_calls_error_comes_back_and_a_closed_system_refuses_brief_calls() -> None:
+    async def main(blocking: ThreadBlocking) -> None:
+        def fail() -> None:
+            raise StoreFailed("no")
+
+        with pytest.raises(StoreFailed):
+            await blocking.run("lane", fail, brief=True)
+        await asyncio.get_running_loop().run_in_executor(None, blocking.close)
+        with pytest.raises(Unavailable):
+            await blocking.run("lane", lambda: None, brief=True)
+
+    with_blocking(main)

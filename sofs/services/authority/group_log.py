@@ -2,10 +2,10 @@
 
 Theory. Transactions run on the event loop and take effect in memory at once; nothing may leave
 before the log holds what it saw (R8). ``GroupLog`` keeps one *open group*: every transaction since
-the last changeset was taken. While a changeset is being made durable, the next group gathers; there
-is no timer. ``settled`` waits for the group that holds everything applied so far, and that is what
-every reply awaits, reads included: a read that saw a change must not tell of it before it is
-durable.
+the last changeset was taken. While a changeset is being made durable, the next group gathers, and
+for a few turns of the event loop when more may be expected (``core.pace``); there is no timer.
+``settled`` waits for the group that holds everything applied so far, and that is what every reply
+awaits, reads included: a read that saw a change must not tell of it before it is durable.
 
 An acknowledgement means: the changeset is on the backend (fdatasync returned), and after that no
 successor had claimed (``LogWriter`` checks once per batch). When the log ends, every group fails
@@ -21,6 +21,7 @@ from contextlib import contextmanager
 from typing import Final
 
 from sofs.core.entries import Changeset, Entry, EntryCodec
+from sofs.core.pace import CommitPace, next_turn
 from sofs.core.record import RecordKind
 from sofs.errors import DiskFull, SofsError
 from sofs.ports.log import LogWriter, Placement
@@ -61,6 +62,8 @@ class GroupLog:
         self._in_flight: asyncio.Future[None] | None = None
         self._flushing = False
         self._open_rows = 0  # Changed by transactions of the open group.
+        self._open_transactions = 0
+        self._pace = CommitPace()
         self._ended: SofsError | None = None
         self.groups = 0
         self.transactions = 0
@@ -83,6 +86,7 @@ class GroupLog:
             yield
         self._open_rows += self._database.changes() - before
         self.transactions += 1
+        self._open_transactions += 1
         if self._open is None:
             self._open = asyncio.get_running_loop().create_future()
             self._open.add_done_callback(_retrieved)
@@ -139,6 +143,11 @@ class GroupLog:
 
     async def _flush(self) -> None:
         while self._open is not None:
+            if self._pace.wait(self._open_transactions):
+                await next_turn()
+                continue
+            self._pace.took(self._open_transactions)
+            self._open_transactions = 0
             group, self._open = self._open, None
             self._in_flight = group
             try:

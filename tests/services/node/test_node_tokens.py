@@ -343,7 +343,9 @@ class GatedBlocking(ThreadBlocking):
         self.held = asyncio.Event()
         self.go = asyncio.Event()
 
-    async def run(self, lane: str, *steps: Callable[[], object]) -> list[object]:
+    async def run(
+        self, lane: str, *steps: Callable[[], object], brief: bool = False
+    ) -> list[object]:
         if not (self.hold and lane.startswith("log/node-") and len(steps) == 3):
             return await super().run(lane, *steps)
         done = await super().run(lane, *steps[:2])
