@@ -33,6 +33,7 @@ from types import TracebackType
 
 from sofs.actors.compose import PartConfig, create_roots
 from sofs.actors.ray_testing import RayCluster as RayCluster
+from sofs.actors.rundir import normal_root
 from sofs.client.background import loop_thread
 from sofs.core.messages import Hello, PartState, PartStateReply
 from sofs.errors import SofsError
@@ -80,7 +81,7 @@ class LocalCluster:
         restart: bool = True,
         witness: bool = True,
     ) -> None:
-        self.root = Path(root).absolute()
+        self.root = normal_root(os.fspath(root))  # A folder, or the URL of a backend.
         self._own_run_dir = run_dir is None
         self.run_dir = Path(run_dir or tempfile.mkdtemp(prefix="sofs-run-"))
         self.credential = secrets.token_urlsafe(32)
@@ -105,7 +106,7 @@ class LocalCluster:
             PartConfig(
                 role=role,
                 name=name,
-                root=str(self.root),
+                root=self.root,
                 address=address,
                 credential=self.credential,
                 run_dir=str(self.run_dir),
@@ -136,7 +137,7 @@ class LocalCluster:
 
     def start(self) -> None:
         """Start every part and return when all of them listen."""
-        create_roots(str(self.root), self.credential, "share")
+        create_roots(self.root, self.credential, "share")
         self._supervisor = threading.Thread(target=self._supervise, daemon=True)
         self._supervisor.start()
         self.wait_ready()

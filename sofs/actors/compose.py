@@ -48,6 +48,7 @@ from sofs.storage import (
     open_fenced,
     roots,
 )
+from sofs.storage.names import below
 
 log = logging.getLogger("sofs")
 
@@ -324,7 +325,7 @@ def create_roots(root: str, credential: str, volume: str) -> bytes:
     cluster = roots.create_cluster(store, credential=credential.encode(), entropy=entropy)
     known = {entry.name for entry in roots.list_volumes(store)}
     if volume not in known:
-        url = f"{root.rstrip('/')}/volume-{volume}"
+        url = below(root, f"volume-{volume}")
         made = roots.create_volume(
             attach(url), cluster=cluster.cluster, name=volume, entropy=entropy
         )

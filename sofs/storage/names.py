@@ -35,3 +35,9 @@ def slot_key(role: str, epoch: int, slot: int) -> str:
 def number_of(key: str) -> int:
     """Number of the claim, segment or slot that a key names."""
     return int(key.rpartition("/")[2])
+
+
+def below(url: str, name: str) -> str:
+    """The URL of the folder ``name`` below a root, which may end in ``?options``."""
+    where, mark, options = url.partition("?") if "://" in url else (url, "", "")
+    return f"{where.rstrip('/')}/{name}{mark}{options}"

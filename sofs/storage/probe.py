@@ -1,7 +1,7 @@
 """Attaching to a root: the right driver for a URL, and a probe that fails closed (R11).
 
 The probe does, with names of its own, what the protocols stand on: it creates one key twice, lets
-RACE_THREADS threads create one key at the same time RACE_ROUNDS times over, reads and lists what
+RACE_THREADS threads create one key at the same time several times over, reads and lists what
 was written, and deletes it. A backend that does any of it wrongly is refused with the name of what
 it lacks. A probe can only refuse, never prove: so append roots must also be on a file system of
 the allow-list, where the claim check (a look-up in a folder) is known to be coherent. Network and
@@ -27,6 +27,7 @@ from sofs.storage.slots import MemorySlotStore
 APPEND_FILE_SYSTEMS: Final = frozenset({"ext4", "xfs", "btrfs", "tmpfs"})
 RACE_THREADS: Final = 8
 RACE_ROUNDS: Final = 6
+RACE_ROUNDS_REMOTE: Final = 2
 _RACE_SWITCH_S: Final = 1e-6
 _MOUNTS: Final = "/proc/self/mountinfo"
 
@@ -38,7 +39,8 @@ def attach(
     probe: bool = True,
     calls: OsCalls | None = None,
 ) -> Store:
-    """Return the probed Store of ``url`` (a path, ``file://`` or ``memory://``). Blocks.
+    """Return the probed Store of ``url`` (a path, ``file://``, ``memory://`` or ``s3://``).
+    Blocks.
 
     ``cluster``: uuid that the root must belong to, unless it is fresh. A folder that does not
     exist is created. Raises BackendRefused (naming what the backend lacks), ReadOnlyBackend,
@@ -47,6 +49,10 @@ def attach(
     scheme, separator, _ = url.partition("://")
     if separator and scheme == "memory":
         store: Store = MemorySlotStore(url)
+    elif separator and scheme == "s3":
+        from sofs.storage.s3 import S3SlotStore  # Its libraries take a second to import.
+
+        store = S3SlotStore(url)
     elif not separator or scheme in ("file", "local"):
         local = LocalAppendStore(url, calls=calls)
         _make_root(local)
@@ -56,12 +62,12 @@ def attach(
     else:
         raise BackendRefused(
             f"there is no driver of our own for {scheme}://, and fsspec's generic calls cannot "
-            "create exclusively; use a local path or file:// on ext4, xfs, btrfs or tmpfs"
+            "create exclusively; use s3://, or a local path or file:// on ext4, xfs, btrfs or tmpfs"
         )
     if cluster is not None:
         check_cluster(store, cluster)
     if probe:
-        run_probe(store)
+        run_probe(store, races=_races(store))
         if isinstance(store, LocalAppendStore):
             probe_append(store)
             store.clean_temporaries()
@@ -118,13 +124,23 @@ def check_file_system(path: str, mounts: str = _MOUNTS) -> None:
         )
 
 
-def run_probe(store: Store) -> None:
+def _races(store: Store) -> int:
+    """How many rounds of racing creates to run. Whether a service decides them well does not depend
+    on who asks, and they take seconds there: so only until a root was made on it. What a folder
+    does may depend on how this host mounts it."""
+    if not getattr(store, "remote", False):
+        return RACE_ROUNDS
+    known = any(store.get(key) is not None for key in (CLUSTER_KEY, VOLUME_KEY))
+    return 0 if known else RACE_ROUNDS_REMOTE
+
+
+def run_probe(store: Store, *, races: int = RACE_ROUNDS) -> None:
     """Probe what every Store needs. Raises BackendRefused naming the first thing that it lacks."""
     token = os.urandom(8).hex()
     folder = f"probes/{token}"
     try:
         _probe_create(store, f"{folder}/twice")
-        for index in range(RACE_ROUNDS):
+        for index in range(races):
             _probe_race(store, f"{folder}/race-{index}")
         _probe_visible(store, folder)
         _probe_delete(store, folder)
@@ -180,7 +196,8 @@ def _probe_race(store: Store, key: str) -> None:
 
     threads = [threading.Thread(target=race, args=(token,)) for token in tokens]
     interval = sys.getswitchinterval()
-    sys.setswitchinterval(_RACE_SWITCH_S)  # Else a create of one process looks atomic by luck.
+    if not getattr(store, "remote", False):
+        sys.setswitchinterval(_RACE_SWITCH_S)  # Else a create of one process looks atomic by luck.
     try:
         for thread in threads:
             thread.start()

@@ -30,6 +30,8 @@ _MEMORY_LOCK: Final = threading.Lock()
 class SlotStore(ABC):
     """A Store of kind ``slots`` over one fsspec file system."""
 
+    remote = False  # Does another process decide which of two creates wins?
+
     def __init__(self, filesystem: Any, root: str, url: str) -> None:
         self._fs = filesystem
         self._root = root.rstrip("/")

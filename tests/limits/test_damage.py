@@ -45,7 +45,7 @@ def test_status_tells_what_is_damaged_until_it_is_written_anew(
             share.mkdir("/d")
             with share.open("/d/file", "x+b") as file:
                 file.write(b"\x41" * PAGE + b"\x42" * PAGE)
-            damage(cluster.root, b"\x42" * PAGE)
+            damage(Path(cluster.root), b"\x42" * PAGE)
             assert json.loads(status(cluster, capsys, "--json"))["corrupt"] == []
             with refused(Corrupt):
                 share.read_file("/d/file")

@@ -10,11 +10,13 @@ import pytest
 
 from sofs.errors import InvalidParameter, StoreFailed
 from sofs.ports.store import Lost, Store, Won
-from sofs.storage.probe import run_probe
+from sofs.storage.probe import RACE_ROUNDS, run_probe
 
 
 class StoreConformance(ABC):
     """``make`` returns a store on a fresh root; ``again`` a second opener of the same root."""
+
+    races = 10  # Rounds of threads that create one key.
 
     @abstractmethod
     def make(self) -> Store: ...
@@ -24,7 +26,7 @@ class StoreConformance(ABC):
 
     def test_it_passes_the_probe(self) -> None:
         store = self.make()
-        run_probe(store)
+        run_probe(store, races=min(self.races, RACE_ROUNDS))
         assert store.list("probes") == []
 
     def test_the_first_create_wins_and_the_second_gets_its_bytes(self) -> None:
@@ -40,7 +42,7 @@ class StoreConformance(ABC):
 
     def test_of_many_threads_exactly_one_creates_a_key(self) -> None:
         stores = [store := self.make(), self.again(store)]
-        for round_ in range(10):
+        for round_ in range(self.races):
             outcomes: list[object] = []
             barrier = threading.Barrier(8)
 
