@@ -16,10 +16,11 @@ cases the authority first completes a durable store operation of its own within 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final, TypeVar
 
 from sofs.core.messages import (
     BoundHandle,
@@ -56,11 +57,13 @@ from sofs.services.authority.state import AuthorityState
 from sofs.services.channel import Channel, expect, open_channel, within
 from sofs.services.tasks import Tasks
 
+T = TypeVar("T")
+
 log = logging.getLogger("sofs.authority")
 
 REGISTER_LIMITS: Final = 4  # A silent node has this many recall limits to register again.
 TAIL_RECORD_LOG_BYTES: Final = 512
-LOOK_AGAIN_MS: Final = 20
+LOOK_AGAIN_MS: Final = 10  # Between two questions to the host of a node without a stream.
 
 
 @dataclass(slots=True)
@@ -97,6 +100,7 @@ class Nodes:
         self._links: dict[bytes, NodeLink] = {}
         self._seals: dict[bytes, asyncio.Task[None]] = {}
         self._recalls: dict[tuple[int, bytes], asyncio.Task[None]] = {}
+        self._looks: dict[bytes, asyncio.Task[bool]] = {}
         self._registered: dict[bytes, asyncio.Future[None]] = {}
         self.seals_done = 0
 
@@ -124,9 +128,7 @@ class Nodes:
         self._links[link.incarnation] = link
         # Its process runs again: whoever accused it less than a limit ago was too hasty.
         self._env.suspicion.returned(link.name, self._env.clock.monotonic_ms())
-        waiter = self._registered.pop(link.incarnation, None)
-        if waiter is not None and not waiter.done():
-            waiter.set_result(None)
+        self._wake(link.incarnation)
         self._tasks.spawn(self._watch(link), f"watch {link.name}")
 
     async def _watch(self, link: NodeLink) -> None:
@@ -138,12 +140,17 @@ class Nodes:
     async def back_or_sealed(self, incarnation: bytes) -> bool:
         """Return True when the node has a stream again or is sealed: at once when its host says
         that it is gone, after REGISTER_LIMITS limits when it stays silent. A slow store delays, and
-        accuses nobody.
+        accuses nobody. One look a node at a time, however many wait for it.
 
         False when its data log cannot be read to its end: what it holds stays held, since nobody
         knows its last acknowledged writes. Whoever needs it tries to seal it again, and gets that
         error; nobody else waits for it.
         """
+        return await self._share(self._looks, incarnation, self._look, "look")
+
+    async def _look(self, incarnation: bytes) -> bool:
+        """Ask the node's host again and again: a process that is being killed may reset our stream
+        a moment before it stops listening, and then resets what connects, without refusing it."""
         clock = self._env.clock
         start = clock.monotonic_ms()
         while self.link(incarnation) is None and self._state.is_live_node(incarnation):
@@ -158,7 +165,9 @@ class Nodes:
                 return False
             except SofsError as error:
                 log.warning("node %s: %s", incarnation.hex()[:8], error)
-            await clock.sleep_ms(LOOK_AGAIN_MS)
+            with contextlib.suppress(Unavailable):
+                registered = self._wait_registered(incarnation)
+                await within(clock, LOOK_AGAIN_MS, registered, "registration")
         return True
 
     # Evidence
@@ -204,8 +213,12 @@ class Nodes:
         return env.suspicion.limit_ms(role, env.settings.recall_ms, env.clock.monotonic_ms())
 
     async def _accuse(self, incarnation: bytes, *, silent: bool) -> None:
-        """Seal a node after our own disk proved that it works within the limit."""
+        """Seal a node after our own disk proved that it works within the limit. If it is being
+        sealed already, whoever began had that proof."""
         env = self._env
+        if incarnation in self._seals:
+            await self.seal(incarnation)
+            return
         await within(
             env.clock,
             self.limit_ms(incarnation),
@@ -224,17 +237,24 @@ class Nodes:
     async def seal(self, incarnation: bytes) -> None:
         """Seal the node's data log and replay its tail (once, however many ask); returns when the
         result is applied. It becomes durable with the group that any dependent reply waits for."""
-        task = self._seals.get(incarnation)
+        if incarnation in self._seals or self._state.is_live_node(incarnation):
+            await self._share(self._seals, incarnation, self._seal, "seal")
+
+    async def _share(
+        self,
+        running: dict[bytes, asyncio.Task[T]],
+        incarnation: bytes,
+        work: Callable[[bytes], Coroutine[Any, Any, T]],
+        what: str,
+    ) -> T:
+        """Do ``work`` for a node once, however many ask meanwhile, and whoever of them leaves."""
+        task = running.get(incarnation)
         if task is None:
-            if not self._state.is_live_node(incarnation):
-                return
-            task = self._shared.spawn(self._seal(incarnation), f"seal {incarnation.hex()[:8]}")
-            self._seals[incarnation] = task
-        try:
-            await asyncio.shield(task)
-        finally:
-            if task.done():
-                self._seals.pop(incarnation, None)
+            task = self._shared.spawn(work(incarnation), f"{what} {incarnation.hex()[:8]}")
+            running[incarnation] = task
+            # Not when a waiter goes on: it may have left, and the next one is to try again.
+            task.add_done_callback(lambda _: running.pop(incarnation))
+        return await asyncio.shield(task)
 
     async def _seal(self, incarnation: bytes) -> None:
         env, fenced = self._env, self._env.fenced
@@ -273,6 +293,7 @@ class Nodes:
                     self._lose(log_id, lost[0])
                 self._state.seal_node(incarnation, sealed.last_sequence)
         self.seals_done += 1
+        self._wake(incarnation)  # Who waits for it to register waits for nobody.
         self._node_left(incarnation, True)
         link = self._links.pop(incarnation, None)
         if link is not None:
@@ -313,8 +334,8 @@ class Nodes:
     ) -> tuple[NodeLink, Message] | None:
         """Send a request to a node and return its answer; None when the node was sealed instead.
 
-        A node without a stream has the limit to register again; a node that is gone is sealed at
-        once.
+        A node without a stream has the limit to register again; a node that is gone is sealed as
+        soon as its host says so.
         """
         limit = self.limit_ms(incarnation)
         clock = self._env.clock
@@ -329,9 +350,9 @@ class Nodes:
             link = self.link(incarnation)
             try:
                 if link is None:
-                    if await self.investigate(incarnation):
-                        return None
-                    await within(clock, left, self._wait_registered(incarnation), "registration")
+                    known = self.back_or_sealed(incarnation)
+                    if not await within(clock, left, known, "registration"):
+                        await self.seal(incarnation)  # Tells the damage of its log.
                     continue
                 reply, _ = await within(clock, left, link.channel.call(request), what)
             except Unavailable:
@@ -349,6 +370,12 @@ class Nodes:
                 waiter = asyncio.get_running_loop().create_future()
                 self._registered[incarnation] = waiter
             await asyncio.shield(waiter)
+
+    def _wake(self, incarnation: bytes) -> None:
+        """A node registered, or never will again."""
+        waiter = self._registered.pop(incarnation, None)
+        if waiter is not None and not waiter.done():
+            waiter.set_result(None)
 
     async def recall(self, token: TokenRef) -> None:
         """Get a token back: answered, or the holder's log sealed. One recall a token at a time."""
