@@ -1,0 +1,1 @@
+"""Exhaustive models of the fencing protocols: `python -m tests.models`, docs/MODELS.md."""
