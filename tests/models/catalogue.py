@@ -8,9 +8,24 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from .explore import Exploration, Model, explore
+from .deletion import Boundless, Deletion
 from .lineage import Batches, Lineage, TwoHosts
+from .once import Data, Names
+from .recall import Recall
+from .slots import Pipeline, Slots
 
-MODELS: Final[tuple[type[Model[Any]], ...]] = (Lineage, Batches, TwoHosts)
+MODELS: Final[tuple[type[Model[Any]], ...]] = (
+    Lineage,
+    Batches,
+    TwoHosts,
+    Slots,
+    Pipeline,
+    Recall,
+    Data,
+    Names,
+    Deletion,
+    Boundless,
+)
 
 
 @dataclass(frozen=True)
