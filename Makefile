@@ -7,7 +7,7 @@ ROUNDS ?= 20
 SEEDS ?= 200
 FROM ?= 1
 
-.PHONY: setup check test sim demo chaos bench protos clean
+.PHONY: setup check test sim models demo chaos bench protos clean
 
 setup: $(VENV)/.installed
 
@@ -34,6 +34,10 @@ test: setup
 # Whole clusters in virtual time; seeds that fail are kept and run by the tests for ever.
 sim: setup
 	$(BIN)/python -m sofs sim --seeds $(SEEDS) --from $(FROM) --save tests/sim/regressions.txt
+
+# Every state of the fencing protocols, and what breaks without each rule: docs/MODELS.md.
+models: setup
+	$(BIN)/python -m tests.models --write
 
 chaos: setup
 	$(BIN)/python -m pytest -q -s tests/chaos --chaos-seed $(SEED) --chaos-rounds $(ROUNDS)

@@ -12,7 +12,8 @@ import sys
 
 SUITES = (
     ("fast", ["--ignore=tests/adapters", "--ignore=tests/chaos", "--ignore=tests/demo",
-              "--ignore=tests/limits", "--ignore=tests/ray"]),
+              "--ignore=tests/limits", "--ignore=tests/models", "--ignore=tests/ray"]),
+    ("models", ["tests/models"]),
     ("limits", ["tests/limits"]),
     ("adapters and demo", ["tests/adapters", "tests/demo"]),
     ("chaos", ["tests/chaos"]),

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Final
 
-from .explore import Exploration, Model, explore
 from .deletion import Boundless, Deletion
+from .explore import Counterexample, Exploration, Model, explore
 from .lineage import Batches, Lineage, TwoHosts
 from .once import Data, Names
 from .recall import Recall
@@ -52,19 +52,49 @@ def run_all() -> Iterator[Run]:
             yield run(model, variant)
 
 
+BEGIN: Final = "<!-- figures: begin -->"
+END: Final = "<!-- figures: end -->"
+
+
+def model_row(model: str, found: Exploration[Any], seconds: str) -> list[str]:
+    return [model, f"{found.states:,}", f"{found.steps:,}", str(found.depth), seconds]
+
+
+def variant_row(variant: str, model: str, seen: Counterexample[Any]) -> list[str]:
+    return [variant, model, seen.broken, str(len(seen.steps))]
+
+
+def _line(cells: list[str]) -> str:
+    return "| " + " | ".join(cells) + " |"
+
+
 def tables(runs: list[Run]) -> str:
     """What was seen, in Markdown."""
     lines = ["| model | states | steps | depth | s |", "|---|---:|---:|---:|---:|"]
     for one in runs:
         if not one.variant:
-            found = one.found
-            lines.append(
-                f"| {one.model} | {found.states:,} | {found.steps:,} | {found.depth} | "
-                f"{one.seconds:.1f} |"
-            )
-    lines += ["", "| variant | model | first broken | steps |", "|---|---|---|---:|"]
+            lines.append(_line(model_row(one.model, one.found, f"{one.seconds:.1f}")))
+    lines += ["", "| broken rule | model | what breaks | steps |", "|---|---|---|---:|"]
     for one in runs:
-        if one.variant and one.found.counterexample is not None:
+        if one.variant:
             seen = one.found.counterexample
-            lines.append(f"| {one.variant} | {one.model} | {seen.broken} | {len(seen.steps)} |")
+            if seen is None:
+                raise ValueError(f"{one.model} holds without its rule: {one.variant}")
+            lines.append(_line(variant_row(one.variant, one.model, seen)))
     return "\n".join(lines)
+
+
+def page_with(page: str, figures: str) -> str:
+    """The page with new figures between its marks."""
+    before, rest = page.split(BEGIN)
+    return f"{before}{BEGIN}\n{figures}\n{END}{rest.split(END)[1]}"
+
+
+def rows_of(page: str) -> list[list[str]]:
+    """The cells of the figures that a page shows."""
+    figures = page.split(BEGIN)[1].split(END)[0]
+    return [
+        [cell.strip() for cell in line.strip("|").split("|")]
+        for line in figures.splitlines()
+        if line.startswith("| ")
+    ]

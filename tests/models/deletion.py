@@ -30,8 +30,8 @@ from typing import ClassVar, Final, NamedTuple
 
 from .explore import Model
 
-FOUND: Final = "recovery finds all that it needs"
-KEPT: Final = "records are what their writer wrote"
+FOUND: Final = "recovery finds what it needs"
+KEPT: Final = "records stay as they were written"
 GONE: Final = 0
 CACHE: Final = 1
 DEVICE: Final = 2

@@ -166,7 +166,7 @@ def _with(items: tuple[Any, ...], index: int, item: Any) -> tuple[Any, ...]:
 class Lineage(Model[State]):
     """See the module."""
 
-    name = "claim, seal, lineage: one host"
+    name = "log: one host"
     hosts: tuple[int, ...] = (0, 0, 0, 0)
     records: tuple[int, ...] = (1, 1, 0, 0)  # Of each epoch, besides its lineage.
     losses = 2
@@ -463,7 +463,7 @@ def _continues(older: Contents, newer: Contents, grows: int) -> bool:
 class Batches(Lineage):
     """Two records, in one batch or in two, and one successor before the last claimant."""
 
-    name = "claim, seal, lineage: batches"
+    name = "log: batches"
     hosts = (0, 0, 0)
     records = (2, 1, 0)
     variants: ClassVar[Mapping[str, str]] = {
@@ -480,7 +480,7 @@ class Batches(Lineage):
 class TwoHosts(Lineage):
     """The owner on one host, its successors in turns on another and on the first."""
 
-    name = "claim, seal, lineage: two hosts"
+    name = "log: two hosts"
     hosts = (0, 1, 0, 1)
     failures = 0
     variants: ClassVar[Mapping[str, str]] = {

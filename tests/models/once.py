@@ -19,7 +19,7 @@ never to be executed. Each node executes only what the completed window of its t
 results, in the same transaction as its effect; the group is logged before anybody is answered. The
 authority may be taken over at any moment. The row of a client that was idle for CLIENT_KEEP_MS is
 dropped. (The first op id of a client, which makes the row, is its registration and has no effect:
-``ClientSession`` takes it before all others. The model's operation is a later one.)
+the client's ``Session`` takes it before all others. The model's operation is a later one.)
 
 | step | code |
 |---|---|
@@ -39,9 +39,9 @@ from typing import ClassVar, Final, NamedTuple
 
 from .explore import Model
 
-ONCE: Final = "an operation takes effect at most once"
+ONCE: Final = "at most one effect"
 ACKED: Final = "an answered operation took effect"
-NEVER: Final = "what was settled as never executed is not"
+NEVER: Final = "settled as never, never executed"
 
 FRESH: Final = 0
 DONE: Final = 1
@@ -71,7 +71,7 @@ class DataState(NamedTuple):
 class Data(Model[DataState]):
     """See the module."""
 
-    name = "exactly once: data"
+    name = "once: data"
     variants: ClassVar[Mapping[str, str]] = {
         "the window does not travel with the token": NEVER,
         "a commit brings no windows": ONCE,
@@ -209,7 +209,7 @@ class NamesState(NamedTuple):
 class Names(Model[NamesState]):
     """See the module."""
 
-    name = "exactly once: names"
+    name = "once: names"
     variants: ClassVar[Mapping[str, str]] = {
         "results are not in the log": ONCE,
         "answered before the group is logged": ACKED,

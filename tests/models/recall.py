@@ -36,7 +36,7 @@ from typing import ClassVar, Final, NamedTuple
 
 from .explore import Model
 
-ACKED: Final = "acknowledged writes are seen by the next holder"
+ACKED: Final = "acknowledged writes stay"
 CURRENT: Final = "answers are current"
 ONE: Final = "one writer at a time answers"
 VALUES: Final = 3
@@ -75,7 +75,7 @@ class State(NamedTuple):
 class Recall(Model[State]):
     """See the module."""
 
-    name = "tokens and recall"
+    name = "tokens"
     variants: ClassVar[Mapping[str, str]] = {
         "recall answered without drain": ACKED,
         "recall answered before the commit": ACKED,
