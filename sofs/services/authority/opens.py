@@ -15,6 +15,7 @@ leave no handle.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Final
 
 from sofs.constants import CLIENT_HANDLES_MAX, FILE_BYTES_MAX
@@ -281,6 +282,16 @@ class Opens(Handles):
                 raise DeletePending(f"{inode.name!r} is being deleted")
         own, other = self._writer(inode.ino, node)
         return InfoReply(inode.info(), own), other
+
+    def resized(self, reply: InfoReply, incarnation: bytes) -> tuple[InfoReply, TokenRef | None]:
+        """Return an answer of an earlier moment with the size and time that the tables know now,
+        and, as ``stat`` does, the node that knows better."""
+        inode = self._inode(reply.info.ino)
+        if inode is None:
+            return InfoReply(reply.info), None
+        info = replace(reply.info, size=inode.size, modified_ns=inode.modified)
+        own, other = self._writer(inode.ino, self._node(incarnation))
+        return InfoReply(info, own), other
 
     def _writer(self, ino: int, node: Node) -> tuple[bool, TokenRef | None]:
         """Who holds DIRECT_RW: (the asking node, another)."""

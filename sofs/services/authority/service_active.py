@@ -522,9 +522,13 @@ class ActiveAuthority:
         )
 
     async def _set_info(self, link: NodeLink, body: m.SetInfo) -> m.Message:
-        return await self._once(
+        """What is set is not sizes, so nobody is asked for his token; but the answer shows one."""
+        reply = await self._once(
             body.caller, lambda: self.state.set_info(body, link.incarnation, self._now())
         )
+        assert isinstance(reply, m.InfoReply)
+        done = reply
+        return await self._with_size(lambda: self.state.resized(done, link.incarnation))
 
     async def _mkdir(self, link: NodeLink, body: m.Mkdir) -> m.Message:
         await self._admit(body, body.caller)
@@ -576,10 +580,15 @@ class ActiveAuthority:
         return reply
 
     async def _stat(self, link: NodeLink, body: m.Stat) -> m.Message:
+        return await self._with_size(lambda: self.state.stat(body, link.incarnation))
+
+    async def _with_size(
+        self, ask: Callable[[], tuple[m.InfoReply, TokenRef | None]]
+    ) -> m.InfoReply:
         """The holder of DIRECT_RW knows the newest size: the asking node itself, or another that is
-        asked."""
+        asked. ``ask``: what the tables know, and the other."""
         for _ in range(ROUNDS_MAX):
-            reply, holder = await self._stat_once(link, body)
+            reply, holder = await self._stat_once(ask)
             if holder is None:
                 return reply
             try:
@@ -595,8 +604,10 @@ class ActiveAuthority:
                 return reply
         raise FileNotAvailable("the file moved between nodes all the time", retry_after_ms=20)
 
-    async def _stat_once(self, link: NodeLink, body: m.Stat) -> tuple[m.InfoReply, TokenRef | None]:
-        reply, holder = self.state.stat(body, link.incarnation)
+    async def _stat_once(
+        self, ask: Callable[[], tuple[m.InfoReply, TokenRef | None]]
+    ) -> tuple[m.InfoReply, TokenRef | None]:
+        reply, holder = ask()
         await self.group.settled()
         return reply, holder
 

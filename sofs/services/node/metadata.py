@@ -87,7 +87,7 @@ if TYPE_CHECKING:
 READ_FILE_ROUNDS_MAX: Final = 16
 Reply = Message | tuple[Message, Buffer]
 Work = Callable[[], Coroutine[Any, Any, Reply]]
-_PLAIN: Final = (Mkdir, Rmdir, Unlink, Rename, ReadDir, SetInfo, Abandon)
+_PLAIN: Final = (Mkdir, Rmdir, Unlink, Rename, ReadDir, Abandon)
 
 
 class Metadata:
@@ -107,6 +107,7 @@ class Metadata:
             Unlock: self._unlock,
             ChangeLocks: self._change_locks,
             Stat: self._stat,
+            SetInfo: self._stat,
             WriteFile: self._write_file,
             ReadFile: self._read_file,
             EndClient: self._end_client,
@@ -428,7 +429,7 @@ class Metadata:
     async def _interfaces(self, session: Session, body: GetInterfaceList, data: Buffer) -> Message:
         return InterfaceList(self._node.config.interfaces())
 
-    async def _stat(self, session: Session, body: Stat, data: Buffer) -> Message:
+    async def _stat(self, session: Session, body: Message, data: Buffer) -> Message:
         reply = await self._link.call(lambda: body)
         self._overlay(reply)
         return reply

@@ -143,6 +143,18 @@ async def test_a_stat_elsewhere_asks_the_holder(tmp_path: Path) -> None:
             assert reply.info.size == size
 
 
+async def test_who_sets_attributes_is_told_the_size_that_the_holder_knows(tmp_path: Path) -> None:
+    async with world(tmp_path, "a", "b") as w:
+        holder, other = await w.client("one", "a"), await w.client("two", "b")
+        file = await holder.open()
+        await file.write(0, bytes(500))
+        for client in (holder, other):
+            reply = await client.call(
+                m.SetInfo(caller=client.caller(), path="/file", set_attributes=True, attributes=2)
+            )
+            assert (reply.info.size, reply.info.attributes) == (500, 2)
+
+
 # Locks
 # ------------------------------------------------------------------------------------------
 
