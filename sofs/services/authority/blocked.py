@@ -25,8 +25,8 @@ class HandleRef(NamedTuple):
 
 class Blocked(Exception):
     """Not an answer: recall the tokens, detach the handles (``code`` tells their client why, ""
-    when it is the client itself that moved), seal the nodes; then call the method again from the
-    start.
+    when it is the client itself that moved), seal the nodes, release disconnected handles for good;
+    then call the method again from the start.
 
     The transaction in which it is raised rolls back, so a method may raise it at any point.
     """
@@ -37,10 +37,15 @@ class Blocked(Exception):
         recall: Sequence[TokenRef] = (),
         detach: Sequence[HandleRef] = (),
         seal: Sequence[bytes] = (),
+        release: Sequence[int] = (),
         code: str = "",
     ) -> None:
-        super().__init__(f"recall {list(recall)}, detach {list(detach)}, seal {list(seal)}")
+        super().__init__(
+            f"recall {list(recall)}, detach {list(detach)}, seal {list(seal)}, "
+            f"release {list(release)}"
+        )
         self.recall = list(recall)
         self.detach = list(detach)
         self.seal = list(seal)
+        self.release = list(release)
         self.code = code

@@ -14,7 +14,7 @@ leave no handle.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Final
 
@@ -68,9 +68,10 @@ from sofs.errors import (
     ObjectNameNotFound,
     ProtocolError,
     SharingViolation,
+    SofsError,
 )
 from sofs.ids import ID_BYTES
-from sofs.services.authority.blocked import TokenRef
+from sofs.services.authority.blocked import Blocked, TokenRef
 from sofs.services.authority.cuts import LiveDelta
 from sofs.services.authority.extents import FETCH_PAGES_MAX, pages_of
 from sofs.services.authority.handles import Handles, check_numbers
@@ -98,18 +99,30 @@ _OVERWRITTEN: Final = int(CreateAction.OVERWRITTEN)
 class Opens(Handles):
     """Rules of opens and of operations on one file."""
 
-    def open(self, body: Open, incarnation: bytes, now_ns: int) -> OpenReply:
+    def open(
+        self, body: Open, incarnation: bytes, now_ns: int, closed: list[int] | None = None
+    ) -> OpenReply:
         """Create or open a file with a persistent handle; see ``messages.Open``.
 
-        Blocked(detach) for an older open of the same application instance, Blocked(recall) before
-        an overwrite. The reply's grant, if any, is for the asking node alone.
+        Blocked(detach) for an older open of the same application instance, Blocked(release) for
+        one when this open is refused nevertheless, Blocked(recall) before an overwrite. ``closed``
+        becomes the older handles that it closed. The reply's grant, if any, is for the asking node
+        alone.
         """
+        if closed is None:
+            closed = []
+        closed.clear()
         node = self._node(incarnation)
         disposition = _check_open(body)
         self._check_guid(body)
+        return self._open_at(body, disposition, node, now_ns, closed)
+
+    def _open_at(
+        self, body: Open, disposition: Disposition, node: Node, now_ns: int, closed: list[int]
+    ) -> OpenReply:
         parent, name, inode = self._resolve(body.path)
         if inode is not None:
-            return self._open_existing(body, disposition, inode, node, now_ns)
+            return self._open_existing(body, disposition, inode, node, now_ns, closed)
         directory = self._directory(parent)
         if disposition not in _CREATES:
             raise ObjectNameNotFound(body.path)
@@ -136,21 +149,32 @@ class Opens(Handles):
         )
 
     def _open_existing(
-        self, body: Open, disposition: Disposition, inode: Inode, node: Node, now_ns: int
+        self,
+        body: Open,
+        disposition: Disposition,
+        inode: Inode,
+        node: Node,
+        now_ns: int,
+        closed: list[int],
     ) -> OpenReply:
         overwrite = disposition in _OVERWRITES
         _check_existing(body, disposition, inode)
         need = needs(body.access) | (WRITE if overwrite else 0)
         live = LiveDelta()
         handles = self._handles_of(inode.ino)
+        deny = denies(body.access, body.share)
         if body.app_instance:
-            handles = self._take_over(body, handles, inode, now_ns, live)
+            older = self._older(body, handles)
+            self._detach_first(older, FileForcedClosed.code)
+            handles = [row for row in handles if row not in older]
+            self._take_over(older, handles, need, deny, now_ns, live)
+            closed.extend(row.handle for row in older)
             if self._inode(inode.ino) is None:
                 # The older open was the last of a file to be deleted: the name is free now.
                 self._flush_live(live)
-                return self.open(body, node.incarnation, now_ns)
+                return self._open_at(body, disposition, node, now_ns, closed)
         check_fence(handles, need)
-        check_shares(handles, need, denies(body.access, body.share))
+        check_shares(handles, need, deny)
         action = _OPENED
         if overwrite:
             self._recall_all(inode.ino)
@@ -173,24 +197,48 @@ class Opens(Handles):
         grant = self._new_file_grant(ino, mode, node, generation, info, handle)
         return OpenReply(handle, 1, _CREATED, info, timeout_ms, grant)
 
-    def _take_over(
-        self, body: Open, handles: list[Handle], inode: Inode, now_ns: int, live: LiveDelta
-    ) -> list[Handle]:
-        """A newer client of an application instance closes the older one's opens of this file."""
-        older = [
+    @staticmethod
+    def _older(body: Open, handles: Iterable[Handle]) -> list[Handle]:
+        """Opens of this file that a newer client of their application instance closes."""
+        return [
             row
             for row in handles
             if row.app_instance == body.app_instance and row.client != body.caller.client
         ]
-        self._detach_first(older, FileForcedClosed.code)
-        for row in older:
-            again = self._inode(inode.ino)
-            assert again is not None
-            self._drop_handle(row, again, now_ns, live)
-        current = self._inode(inode.ino)
-        if older and current is not None and current.pending:
-            raise DeletePending(f"{inode.name!r} is being deleted")
-        return [row for row in handles if row not in older]
+
+    def takes_over(self, body: Open) -> bool:
+        """Would this open close older ones of its application instance?"""
+        if not body.app_instance:
+            return False
+        try:
+            inode = self._resolve(body.path)[2]
+        except SofsError:
+            return False  # The open itself will say what is wrong with the name.
+        return inode is not None and bool(self._older(body, self._handles_of(inode.ino)))
+
+    def _take_over(
+        self,
+        older: Sequence[Handle],
+        others: Sequence[Handle],
+        need: int,
+        deny: int,
+        now_ns: int,
+        live: LiveDelta,
+    ) -> None:
+        """Close the older opens. They stay closed even if this one is refused because of others:
+        their client has been told, so nobody would come for them, and they would keep the file from
+        everybody until their timeouts."""
+        if not older:
+            return
+        try:
+            check_fence(others, need)
+            check_shares(others, need, deny)
+            for row in older:
+                self._drop_handle(row, self._inode_of(row), now_ns, live)
+            if others and self._inode_of(others[0]).pending:
+                raise DeletePending("the older open's delete-on-close deletes the file")
+        except SofsError:
+            raise Blocked(release=[row.handle for row in older]) from None
 
     def _create(
         self,

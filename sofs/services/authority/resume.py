@@ -118,12 +118,15 @@ class Resumption:
 
     async def admit(self, body: m.Message) -> None:
         """Return when a create, open, rename or delete may be tried; FileNotAvailable while an
-        absent client's handle keeps its file."""
+        absent client's handle keeps its file. A newer instance of that very application need not
+        wait: it closes the older one's handles, and the rules fence the file for all others."""
         while not self.online:
             decision = self._gate.decide(self._state.touched(body))
             if decision is Decision.PROCEED:
                 return
             if decision is Decision.REFUSE:
+                if isinstance(body, m.Open) and self._state.takes_over(body):
+                    return
                 raise FileNotAvailable(
                     "a handle from before the take-over keeps the file", retry_after_ms=50
                 )

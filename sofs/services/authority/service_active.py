@@ -309,7 +309,10 @@ class ActiveAuthority:
                     await self.group.settled()  # What the refusal saw must be durable, too.
                     raise
                 except Blocked as blocked:
-                    if turn is None and blocked.recall:
+                    if blocked.release:
+                        await self._release(blocked.release)
+                        self.resume.settled(blocked.release)
+                    elif turn is None and blocked.recall:
                         turn = await self._turns.take(blocked.recall[0].ino)
                     else:
                         await self.nodes.clear(blocked)
@@ -460,10 +463,15 @@ class ActiveAuthority:
     async def _open(self, link: NodeLink, body: m.Open) -> m.Message:
         await self._admit(body, body.caller)
 
+        closed: list[int] = []
+
         def rules() -> m.Message:
-            return self.state.open(body, link.incarnation, self._now())
+            return self.state.open(body, link.incarnation, self._now(), closed)
 
         reply = await self._once(body.caller, rules)
+        if closed:
+            self.resume.settled(closed)
+            self.locks.given_back()
         if isinstance(reply, m.OpenReply) and reply.grant is None:
             return await self._bind_again(link, body, reply)
         return reply

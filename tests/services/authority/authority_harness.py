@@ -142,6 +142,8 @@ class Volume:
                 for handle in blocked.detach:
                     commit = self.unsent(handle.incarnation)
                     self.run(lambda s, h=handle, c=commit: s.detached([h.handle], h.incarnation, c))
+                if blocked.release:
+                    self.run(lambda s, b=blocked: s.expire(b.release, NOW))
         raise AssertionError("blocked for ever")
 
     def client(self, name: str, node: Node, principal: str = "alice") -> Client:
