@@ -38,6 +38,7 @@ from sofs.core.messages import (
     Disconnected,
     Done,
     EndClient,
+    FileInfo,
     GetInterfaceList,
     HeldLock,
     InfoReply,
@@ -166,6 +167,7 @@ class Metadata:
             if reply.grant is not None:
                 self._table.install(reply.grant)
                 reply.grant = None
+            self._overlay_info(reply.info)
 
         return await self._link.call(lambda: _for_living(session, body), opened)
 
@@ -437,11 +439,14 @@ class Metadata:
     def _overlay(self, reply: Message) -> None:
         """The holder of DIRECT_RW knows size and time better than the authority."""
         if isinstance(reply, InfoReply) and reply.held_by_asker:
-            file = self._table.files.get(reply.info.ino)
-            if file is not None and file.mode == RW:
-                reply.info.size = file.size
-                reply.info.modified_ns = max(reply.info.modified_ns, file.modified_ns)
+            self._overlay_info(reply.info)
             reply.held_by_asker = False
+
+    def _overlay_info(self, info: FileInfo) -> None:
+        file = self._table.files.get(info.ino)
+        if file is not None and file.mode == RW:
+            info.size = file.size
+            info.modified_ns = max(info.modified_ns, file.modified_ns)
 
     def _truncate(self, session: Session, call: int, body: Truncate) -> None:
         try:

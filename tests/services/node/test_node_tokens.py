@@ -143,6 +143,16 @@ async def test_a_stat_elsewhere_asks_the_holder(tmp_path: Path) -> None:
             assert reply.info.size == size
 
 
+async def test_who_opens_is_told_the_size_that_the_holder_knows(tmp_path: Path) -> None:
+    async with world(tmp_path, "a", "b") as w:
+        holder, other = await w.client("one", "a"), await w.client("two", "b")
+        file = await holder.open()
+        for size in (500, 9_000):
+            await file.write(0, bytes(size))
+            for client in (holder, other):
+                assert (await client.open()).info.size == size
+
+
 async def test_who_sets_attributes_is_told_the_size_that_the_holder_knows(tmp_path: Path) -> None:
     async with world(tmp_path, "a", "b") as w:
         holder, other = await w.client("one", "a"), await w.client("two", "b")
