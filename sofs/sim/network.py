@@ -183,6 +183,8 @@ class SimNetwork:
                 self._break(stream, "was cut off")
         for stream in list(self.streams):
             self._release(stream)
+            if stream.other.process.dead:  # What it said last, its reset above all.
+                self._release(stream.other)
 
     def _release(self, stream: SimStream) -> None:
         held, stream.held = stream.held, deque()
