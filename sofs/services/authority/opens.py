@@ -157,24 +157,60 @@ class Opens(Handles):
         now_ns: int,
         closed: list[int],
     ) -> OpenReply:
-        overwrite = disposition in _OVERWRITES
         _check_existing(body, disposition, inode)
-        need = needs(body.access) | (WRITE if overwrite else 0)
-        live = LiveDelta()
         handles = self._handles_of(inode.ino)
-        deny = denies(body.access, body.share)
-        if body.app_instance:
-            older = self._older(body, handles)
-            self._detach_first(older, FileForcedClosed.code)
-            handles = [row for row in handles if row not in older]
-            self._take_over(older, handles, need, deny, now_ns, live)
-            closed.extend(row.handle for row in older)
-            if self._inode(inode.ino) is None:
-                # The older open was the last of a file to be deleted: the name is free now.
-                self._flush_live(live)
-                return self._open_at(body, disposition, node, now_ns, closed)
+        older = self._older(body, handles)
+        if not older:
+            return self._open_beside(body, disposition, inode, handles, node, now_ns, LiveDelta())
+        self._detach_first(older, FileForcedClosed.code)
+        others = [row for row in handles if row not in older]
+        try:
+            reply = self._open_behind(body, disposition, inode, older, others, node, now_ns)
+        except SofsError:
+            # The older ones stay closed though this open is refused: their client has been told,
+            # so nobody would come for them, and they would keep the file until their timeouts.
+            raise Blocked(release=[row.handle for row in older]) from None
+        closed.extend(row.handle for row in older)
+        return reply
+
+    def _open_behind(
+        self,
+        body: Open,
+        disposition: Disposition,
+        inode: Inode,
+        older: Sequence[Handle],
+        others: Sequence[Handle],
+        node: Node,
+        now_ns: int,
+    ) -> OpenReply:
+        """Close the older opens, then open what there is."""
+        live = LiveDelta()
+        for row in older:
+            self._drop_handle(row, self._inode_of(row), now_ns, live)
+        current = self._inode(inode.ino)
+        if current is None:
+            # The older open was the last of a file to be deleted: the name is free now.
+            self._flush_live(live)
+            return self._open_at(body, disposition, node, now_ns, [])
+        if current.pending:
+            raise DeletePending(f"{inode.name!r} is being deleted")
+        return self._open_beside(body, disposition, current, others, node, now_ns, live)
+
+    def _open_beside(
+        self,
+        body: Open,
+        disposition: Disposition,
+        inode: Inode,
+        handles: Sequence[Handle],
+        node: Node,
+        now_ns: int,
+        live: LiveDelta,
+    ) -> OpenReply:
+        """Open a file that is open through ``handles``, if they agree."""
+        overwrite = disposition in _OVERWRITES
+        need = needs(body.access) | (WRITE if overwrite else 0)
         check_fence(handles, need)
-        check_shares(handles, need, deny)
+        check_shares(handles, need, denies(body.access, body.share))
         action = _OPENED
         if overwrite:
             self._recall_all(inode.ino)
@@ -200,6 +236,8 @@ class Opens(Handles):
     @staticmethod
     def _older(body: Open, handles: Iterable[Handle]) -> list[Handle]:
         """Opens of this file that a newer client of their application instance closes."""
+        if not body.app_instance:
+            return []
         return [
             row
             for row in handles
@@ -215,30 +253,6 @@ class Opens(Handles):
         except SofsError:
             return False  # The open itself will say what is wrong with the name.
         return inode is not None and bool(self._older(body, self._handles_of(inode.ino)))
-
-    def _take_over(
-        self,
-        older: Sequence[Handle],
-        others: Sequence[Handle],
-        need: int,
-        deny: int,
-        now_ns: int,
-        live: LiveDelta,
-    ) -> None:
-        """Close the older opens. They stay closed even if this one is refused because of others:
-        their client has been told, so nobody would come for them, and they would keep the file from
-        everybody until their timeouts."""
-        if not older:
-            return
-        try:
-            check_fence(others, need)
-            check_shares(others, need, deny)
-            for row in older:
-                self._drop_handle(row, self._inode_of(row), now_ns, live)
-            if others and self._inode_of(others[0]).pending:
-                raise DeletePending("the older open's delete-on-close deletes the file")
-        except SofsError:
-            raise Blocked(release=[row.handle for row in older]) from None
 
     def _create(
         self,

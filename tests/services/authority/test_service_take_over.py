@@ -9,7 +9,7 @@ import pytest
 from authority_cluster import PeerNode, World, world
 
 from sofs.core import messages as m
-from sofs.errors import DeletePending, FileClosed, SharingViolation, SofsError
+from sofs.errors import DeletePending, FileClosed, ObjectNameNotFound, SharingViolation, SofsError
 
 APP = b"i" * 16
 OLD, NEW, OTHER = b"o" * 16, b"n" * 16, b"x" * 16
@@ -64,6 +64,25 @@ async def test_what_a_newer_instance_closed_keeps_the_file_from_nobody_though_it
         await node.call(m.Close(caller(OTHER, 2), other, 1))
         await opened(node, open_request(2, NEW, share=ONLY_READ))
         active.state.check()
+        await node.die()
+
+
+async def test_an_open_that_deletes_the_file_with_the_older_instance_and_finds_none_stays_so(
+    tmp_path: Path,
+) -> None:
+    async with world(tmp_path) as w:
+        node = await one_node(w)
+        delete = int(m.OpenOptions.DELETE_ON_CLOSE)
+        await opened(node, open_request(1, OLD, app=APP, options=delete))
+        request = open_request(1, NEW, app=APP)
+        request.disposition = int(m.Disposition.OPEN)
+        with pytest.raises(ObjectNameNotFound):
+            await node.call(request)
+        active = w.parts["coordinator"].active
+        assert active is not None
+        assert active.state.disconnected_handles() == []
+        with pytest.raises(ObjectNameNotFound):
+            await node.call(m.Stat(path="/file"))
         await node.die()
 
 
