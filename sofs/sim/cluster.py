@@ -31,9 +31,9 @@ from sofs.sim.disk import ROOT, SimDisk, SimOs
 from sofs.sim.loop import SimLoop
 from sofs.sim.network import SimNetwork, SimTransport
 from sofs.sim.plan import Plan
+from sofs.sim.watch import WatchedState
 from sofs.sim.world import Machine, SimProcess, World
 from sofs.storage import (
-    ApswState,
     LocalAppendStore,
     LogOptions,
     ProtobufEntries,
@@ -222,12 +222,17 @@ class Cluster:
                 recovery=StoreRecovery(fenced, entries, VOLUME_ROLE),
                 entries=entries,
                 messages=WireCodec(),
-                new_database=lambda: ApswState.create(SCHEMA),
+                new_database=self._database,
             ),
             process.fatal,
         )
         part.part = made
         await made.start(f"{part.host}:{AUTHORITY_PORT}")
+        return made
+
+    def _database(self) -> WatchedState:
+        made = WatchedState.create(SCHEMA)
+        made.told = self.world.fail
         return made
 
     # Machines -------------------------------------------------------------------------------

@@ -275,6 +275,20 @@ class SimDisk:
             file.power_loss(machine.number, self.draw)
 
 
+def files(disk: SimDisk) -> dict[str, int]:
+    """All files that are there, by path, with the size that the device knows."""
+    found: dict[str, int] = {}
+    todo: list[tuple[str, _Folder]] = [("", disk.root)]
+    while todo:
+        path, folder = todo.pop()
+        for name, entry in folder.entries.items():
+            if isinstance(entry, _Folder):
+                todo.append((f"{path}/{name}", entry))
+            else:
+                found[f"{path}/{name}"] = len(entry.durable)
+    return found
+
+
 class SimOs(OsCalls):
     """The system calls of one process."""
 

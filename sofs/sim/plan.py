@@ -77,6 +77,7 @@ class Plan:
     short_deadlines: float = 0.0  # Chance that an operation has one; it is settled then.
     cancels: float = 0.0  # Chance that an operation is cancelled half-way.
     moves: float = 0.0  # Chance that a client moves to another node before an operation.
+    dark_end: bool = False  # When all is quiet all machines lose power; everything is read again.
 
     @property
     def handles_may_be_lost(self) -> bool:
@@ -128,4 +129,5 @@ def draw_plan(seed: int) -> Plan:
     plan.short_deadlines = draw.choice((0.0, 0.0, 0.1, 0.4))
     plan.cancels = draw.choice((0.0, 0.0, 0.05))
     plan.moves = draw.choice((0.0, 0.02, 0.1))
+    plan.dark_end = draw.random() < 0.3
     return plan

@@ -13,20 +13,22 @@ import logging
 import sys
 import warnings
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 from sofs.client.aio import AsyncShare, connect
 from sofs.errors import SofsError
-from sofs.sim.checkers.linear import check_linearizable
+from sofs.sim.checkers.violation import Violation
 from sofs.sim.cluster import Cluster
 from sofs.sim.faults import Faults
 from sofs.sim.history import History
+from sofs.sim.judgement import judge_history, judge_state, judge_times
 from sofs.sim.loop import BusyLoop, Deadlock, SimLoop, simulate
 from sofs.sim.network import SimTransport
 from sofs.sim.plan import Plan, draw_plan
+from sofs.sim.watch import DamageHandler, Watch
 from sofs.sim.workloads import WORKLOADS
 from sofs.sim.workloads.base import Actor, Workload, pause
 from sofs.sim.world import SimProcess, StoryHandler, World, where
@@ -36,7 +38,10 @@ PROGRESS_MS: Final = 90_000  # After the last fault: every client has done PROGR
 PROGRESS_STEPS: Final = 3
 QUIET_MS: Final = 90_000  # Then everybody closes and leaves.
 ONLINE_MS: Final = 150_000
-CHECK_STEPS_MAX: Final = 100_000  # For each object; what is not decided by then is counted.
+STATE_MS: Final = 150_000  # Then nothing is pending in the tables, and no waste in the store.
+PASSES_MS: Final = 11_000  # Two passes of the owner's over dead segments.
+DARK_US: Final = 300_000
+LOOK_EVERY_S: Final = 0.02
 LOOPS_A_PACE: Final = 6  # More client loops than this share what so many would do.
 GARBAGE_ROUNDS_MAX: Final = 100
 
@@ -80,27 +85,46 @@ class Run:
             WORKLOADS[name](self.world, plan, self.history) for name in plan.workloads
         ]
         self.faults = Faults(self.cluster, lambda: [a.process for a in self.actors])
+        self.watch = Watch(self.cluster)
+        self.healed_us = 0
+        self.healed: list[str] = []  # Clients that were there when the faults ended.
         self.actors: list[Actor] = []
         loops = sum(plan.lanes if w.concurrent else 1 for w in self.workloads) * plan.clients
         self.think_ms = plan.think_ms * max(1.0, loops / LOOPS_A_PACE)
         self.stopping = False
         self.undecided = 0
-        self.done = 0
 
     async def main(self) -> None:
         """The whole run. Broken promises are in ``world.failures``."""
+        watching = self.loop.create_task(self._watching())
         try:
             await self._main()
         except Broken as error:
             self.world.fail(str(error))
+        watching.cancel()
         for workload in self.workloads:
             for text in workload.judge():
                 self.world.fail(text)
-        for violation in check_linearizable(self.history, steps_max=CHECK_STEPS_MAX):
+        self._judge(judge_history(self.history, self.workloads))
+        if self.healed_us:
+            self._judge(
+                judge_times(
+                    self.history, self.watch, self.plan,
+                    self.healed, self.healed_us, self.loop.now_us,
+                )
+            )  # fmt: skip
+
+    def _judge(self, violations: Iterable[Violation]) -> None:
+        for violation in violations:
             if violation.decided:
                 self.world.fail(violation.story(self.history))
             else:
                 self.undecided += 1
+
+    async def _watching(self) -> None:
+        while True:
+            self.watch.look()
+            await asyncio.sleep(LOOK_EVERY_S)  # noqa: TID251
 
     async def _main(self) -> None:
         self.world.tell(f"plan: {self.plan}")
@@ -110,12 +134,13 @@ class Run:
         await self.faults.run()
         if self.world.failures:
             return
-        before = {actor: actor.steps for actor in self.actors}
+        self.healed_us = self.loop.now_us
+        self.healed = [actor.name for actor in self.actors if not actor.process.dead]
         await self._until(
             "every client makes progress once there are no more faults",
             lambda: (
                 all(
-                    actor.process.dead or actor.steps >= before.get(actor, 0) + PROGRESS_STEPS
+                    actor.process.dead or actor.healed_steps >= PROGRESS_STEPS
                     for actor in self.actors
                 )
                 and len(self.actors) >= self.plan.clients
@@ -133,6 +158,26 @@ class Run:
         )
         await self._as_client("verify", self._verify, QUIET_MS)
         await self._until("the volume is online", self._online, ONLINE_MS)
+        if self.plan.dark_end:
+            for machine in self.cluster.machines:
+                self.cluster.power_loss(machine, DARK_US)
+            await self._as_client("verify-again", self._verify, QUIET_MS)
+        await self._judge_state()
+
+    async def _judge_state(self) -> None:
+        """Judge tables and store, once nobody is expected any more and what is dead is deleted."""
+        end_us = self.loop.now_us + STATE_MS * 1000
+        while True:
+            await self._until("the volume is online and at rest", self._at_rest, ONLINE_MS)
+            found = list(judge_state(self.cluster, self.cluster.acting(), self.watch))
+            if not found or self.loop.now_us > end_us:
+                break
+            await asyncio.sleep(PASSES_MS / 1000)  # noqa: TID251
+        self._judge(found)
+
+    def _at_rest(self) -> bool:
+        active = self.cluster.acting()
+        return active is not None and active.resume.online and active.group.clean
 
     def _online(self) -> bool:
         active = self.cluster.acting()
@@ -193,9 +238,9 @@ class Run:
             try:
                 if actor.draw.random() < self.plan.moves:
                     actor.share.move()
+                healed = self.healed_us > 0
                 await workload.step(actor)
-                actor.steps += 1
-                self.done += 1
+                actor.healed_steps += healed
             except SofsError as error:
                 self.world.tell(f"{workload.name}: {error}", actor.process)
             await pause(actor, self.think_ms)
@@ -287,12 +332,11 @@ def _quiet(made: list[Run], gone: list[Gone], tracing: bool) -> Iterator[None]:
     hook = sys.unraisablehook
     sys.unraisablehook = lambda unraisable: None
     gc.disable()
+    log.handlers = [DamageHandler(lambda: made[0].world if made else None)]
+    log.setLevel(logging.ERROR)
     if tracing:
-        log.handlers = [_Lazy(made)]
+        log.handlers.append(_Lazy(made))
         log.setLevel(logging.INFO)
-    else:
-        log.handlers = []
-        log.setLevel(logging.CRITICAL + 1)
     log.propagate = False
     try:
         yield

@@ -18,7 +18,7 @@ import ctypes
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from types import TracebackType
-from typing import Any, Final, cast
+from typing import Any, Final, Self, cast
 
 import apsw
 
@@ -63,7 +63,7 @@ class ApswState:
         self._session: Any = None
 
     @classmethod
-    def create(cls, schema_sql: Sequence[str] = ()) -> ApswState:
+    def create(cls, schema_sql: Sequence[str] = ()) -> Self:
         """Return a database with the tables of ``schema_sql``, which are part of no changeset."""
         state = cls(schema_sql)
         state._make_missing()

@@ -20,13 +20,16 @@ STEPS_MAX: Final = 100_000
 
 
 def check_appends(history: History, finals: Mapping[str, bytes]) -> list[Violation]:
-    """Judge files of ``finals`` that the history only appends to (and that were empty before)."""
+    """Judge files that the history only appends to (and that were empty before): where their
+    appends were told to be, and of those in ``finals`` what they hold."""
     found: list[Violation] = []
     others = history.by_key("write", "truncate")
     for key, operations in history.by_key("append").items():
         done = [o for o in operations if o.outcome != "refused" and o.arguments[0]]
+        if key in others:
+            continue
         found += _check_order(key, done)
-        if key in finals and key not in others:
+        if key in finals:
             found += _check_row(key, finals[key], done)
     return found
 

@@ -5,7 +5,10 @@ range, or ``release`` of its holder, that was not refused. Two that exclude each
 surely held at the same time. And as long as a lock is surely held, its holder is never told that it
 has none. What may take a lock from an absent holder, such as the end of its handle's timeout, is a
 ``release`` too: whoever records the history enters it, with an unknown outcome, when the holder's
-absence has become long enough.
+absence has become long enough. Whatever may end a lock and overlaps its grant leaves it unsure.
+
+A refusal is judged, too: somebody must hold, or wait for, a lock that conflicts at some moment of
+it. Who waits counts, since locks are granted in turn.
 """
 
 from __future__ import annotations
@@ -19,6 +22,7 @@ from sofs.sim.checkers.violation import Violation
 from sofs.sim.history import History, Operation
 
 CHECKER: Final = "lock exclusion"
+REFUSED_CODES: Final = ("LOCK_NOT_GRANTED", "NOT_ITS_TURN")
 LOST_CODES: Final = ("RANGE_NOT_LOCKED", "HANDLE_LOST", "FILE_CLOSED", "EXPIRED")
 
 
@@ -39,23 +43,28 @@ def check_exclusion(history: History) -> list[Violation]:
         held = _held(operations)
         found += _check_pairs(held)
         found += _check_lost(held, operations)
+        found += _check_refused(operations)
     return found
 
 
 def _held(operations: Sequence[Operation]) -> list[Held]:
     held: list[Held] = []
-    ends = [o for o in operations if o.kind != "lock" and o.outcome != "refused"]
     for lock in operations:
         if lock.kind != "lock" or lock.outcome != "ok":
             continue
         span = HeldRange(*lock.arguments)
-        until = min(
-            (o.called for o in ends if o.called > lock.called and _ends(o, span)),
-            default=float("inf"),
-        )
+        ends = [o for o in operations if _may_end(o, lock, span)]
+        until = min((o.called for o in ends), default=float("inf"))
         if lock.end < until:
             held.append(Held(span, lock.end, until, lock))
     return held
+
+
+def _may_end(operation: Operation, lock: Operation, span: HeldRange) -> bool:
+    """Whether the operation can have taken effect after the lock was granted, and ended it."""
+    if operation.kind == "lock" or operation.outcome == "refused":
+        return False
+    return operation.end > lock.called and _ends(operation, span)
 
 
 def _ends(operation: Operation, span: HeldRange) -> bool:
@@ -92,3 +101,39 @@ def _check_lost(held: Sequence[Held], operations: Sequence[Operation]) -> list[V
                 found.append(Violation(CHECKER, message, (one.lock, told)))
                 break
     return found
+
+
+def _check_refused(operations: Sequence[Operation]) -> list[Violation]:
+    """A lock was refused, and nobody held or waited for one that conflicts while it was tried."""
+    spans = [
+        (lock, HeldRange(*lock.arguments), _latest_end(lock, operations))
+        for lock in operations
+        if lock.kind == "lock"
+    ]
+    found: list[Violation] = []
+    for told, wanted, _ in spans:
+        if told.outcome != "refused" or told.code not in REFUSED_CODES:
+            continue
+        near = [
+            other for other, span, until in spans
+            if other is not told and (span.excludes(wanted) or wanted.excludes(span))
+            and other.called < told.end and until > told.called
+        ]  # fmt: skip
+        if not near:
+            message = f"{told}, though nobody held or wanted a lock that conflicts"
+            found.append(Violation(CHECKER, message, (told,)))
+    return found
+
+
+def _latest_end(lock: Operation, operations: Sequence[Operation]) -> float:
+    """Until when the lock may have been held or waited for."""
+    if lock.outcome == "refused":
+        return lock.end
+    span = HeldRange(*lock.arguments)
+    return min(
+        (
+            o.end for o in operations
+            if o.kind != "lock" and o.outcome == "ok" and o.called > lock.end and _ends(o, span)
+        ),
+        default=float("inf"),
+    )  # fmt: skip

@@ -17,6 +17,7 @@ class Appends(Workload):
 
     name: ClassVar[str] = "appends"
     concurrent: ClassVar[bool] = True
+    tagged: ClassVar[str | None] = "append"
 
     def __init__(self, *given: object) -> None:
         super().__init__(*given)  # type: ignore[arg-type]
@@ -56,6 +57,8 @@ class Appends(Workload):
         operation = self.history.invoke(actor.name, "read", PATH, 0, 1 << 40)
         data = await self.record(operation, lambda: actor.share.read_file(PATH), lambda data: data)
         self.final = data
+        if data is not None:
+            self.finals[PATH] = data
 
     def judge(self) -> list[str]:
         found: list[str] = []
@@ -159,7 +162,7 @@ class Counters(Workload):
 
     async def verify(self, actor: Actor) -> None:
         data = await actor.share.read_file(self.path)
-        value = int.from_bytes(data, "little")
+        value = self.totals[self.path] = int.from_bytes(data, "little")
         if not self.sure <= value <= self.maybe:
             self.world.fail(
                 f"{self.path} is {value}; {self.sure} increments were acknowledged, and "

@@ -12,7 +12,7 @@ import random
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, Final, TypeVar
 
 from sofs.client.aio import AsyncShare
 from sofs.client.file import AsyncFile
@@ -26,12 +26,14 @@ from sofs.errors import (
     OutcomeUnknown,
     SofsError,
 )
+from sofs.sim.checkers.liveness import Absence
 from sofs.sim.history import History, Operation
 from sofs.sim.plan import Plan
 from sofs.sim.world import SimProcess, World
 
 T = TypeVar("T")
 _FIRST = asyncio.FIRST_COMPLETED
+HANDLE_MS: Final = 60_000  # How long the server keeps a handle of an absent client by itself.
 LOST = (HandleLost, FileForcedClosed, FileClosed)
 
 
@@ -44,7 +46,7 @@ class Actor:
     share: AsyncShare
     draw: random.Random
     files: dict[str, AsyncFile] = field(default_factory=dict)
-    steps: int = 0
+    healed_steps: int = 0  # Those that began after the last fault.
 
     async def sleep_ms(self, ms: float) -> None:
         await self.process.clock.sleep_ms(ms)
@@ -55,6 +57,7 @@ class Workload(ABC):
 
     name: ClassVar[str]
     concurrent: ClassVar[bool] = False  # Whether one client may do several steps at a time.
+    tagged: ClassVar[str | None] = None  # Operations whose data is found in no other's.
 
     def __init__(self, world: World, plan: Plan, history: History) -> None:
         self.world = world
@@ -62,6 +65,10 @@ class Workload(ABC):
         self.history = history
         self.draw = world.draw(f"workload/{self.name}")
         self.counter = 0
+        self.finals: dict[str, bytes] = {}  # What files hold in the end, by the history's keys.
+        self.totals: dict[str, int] = {}
+        self.absences: list[Absence] = []
+        self._opened_us: dict[AsyncFile, int] = {}
 
     async def setup(self, actor: Actor) -> None:
         """Make the files, before any fault."""
@@ -96,6 +103,7 @@ class Workload(ABC):
                 path, mode, timeout_ms=self.plan.handle_timeout_ms, **more
             )
             actor.files[path] = file
+            self._opened_us[file] = self.world.loop.now_us
         return file
 
     async def close(self, actor: Actor, path: str) -> None:
@@ -183,8 +191,25 @@ class Workload(ABC):
         file = actor.files.pop(path, None)
         if file is not None:
             file.closed = True
+            self._absent(actor, path, file, error)
         if not self.plan.handles_may_be_lost:
             self.world.fail(f"{actor.name} lost {path} within its timeout: {error}")
+
+    def _absent(self, actor: Actor, path: str, file: AsyncFile, error: SofsError) -> None:
+        """A handle was lost: its client was away since its last answer, or for longer."""
+        left_us = self._opened_us.pop(file, None)
+        if left_us is None or not isinstance(error, HandleLost):
+            return
+        for operation in reversed(self.history.operations):
+            ours = operation.client == actor.name and operation.key.partition("#")[0] == path
+            if ours and operation.outcome == "ok" and operation.returned_us is not None:
+                left_us = max(left_us, operation.returned_us)
+                break
+        plan = self.plan
+        kept_ms = min(plan.handle_timeout_ms or HANDLE_MS, plan.gate_window_ms)
+        kept_us = int(kept_ms * 1000 / (1 + plan.clock_spread))
+        now_us = self.world.loop.now_us
+        self.absences.append(Absence(actor.name, path, left_us, now_us, kept_us, kept=False))
 
 
 async def pause(actor: Actor, mean_ms: float) -> None:

@@ -12,6 +12,7 @@ from sofs.sim.workloads.base import LOST, Actor, Workload
 PATH: Final = "/locked"
 PLACES: Final = 3
 PLACE_BYTES: Final = 100
+LEFT_MS: Final = 70_000  # Longer than the handle of any client that died.
 
 
 class Locks(Workload):
@@ -62,7 +63,7 @@ class Locks(Workload):
                 self._gone(actor, file)
 
         if self.plan.handles_may_be_lost:
-            self.history.invoke(actor.name, "release", PATH, self._holder(actor, file))
+            self.history.invoke("server", "release", PATH, self._holder(actor, file))
         else:
             actor.process.on_crash.append(died)
 
@@ -149,10 +150,32 @@ class Locks(Workload):
     def _gone(self, actor: Actor, file: AsyncFile) -> None:
         """The server let the handle go at some time."""
         self.held.pop(file, None)
-        operation = self.history.invoke(actor.name, "release", PATH, self._holder(actor, file))
+        operation = self.history.invoke("server", "release", PATH, self._holder(actor, file))
         self.history.unknown(operation)
 
     async def finish(self, actor: Actor) -> None:
         file = actor.files.get(PATH)
         if file is not None:
             await self._release(actor, file)
+
+    async def verify(self, actor: Actor) -> None:
+        """When everybody has gone, every lock is granted, and still excludes."""
+        first = await actor.share.open(PATH, "r+b")
+        second = await actor.share.open(PATH, "r+b")
+        for place in range(PLACES):
+            at, length = place * PLACE_BYTES, PLACE_BYTES
+            exclusive = bool(place % 2)
+            try:
+                await first.lock(at, length, exclusive=exclusive, wait=True, wait_ms=LEFT_MS)
+            except LockNotGranted as error:
+                self.world.fail(
+                    f"the lock of {PATH} at {at} is not granted to the last client: {error}"
+                )
+                continue
+            try:
+                await second.lock(at, length, exclusive=not exclusive, wait=False)
+            except LockNotGranted:
+                continue
+            self.world.fail(f"two handles hold locks of {PATH} at {at} that exclude each other")
+        await first.close()
+        await second.close()

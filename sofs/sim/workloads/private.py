@@ -170,6 +170,7 @@ class Private(Workload):
             except SofsError as error:
                 self.world.fail(f"{path} cannot be read at the end: {error}")
                 continue
+            self.finals[path] = data
             self.seen(path, "the last read", data.__eq__)
 
 

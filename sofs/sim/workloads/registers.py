@@ -62,11 +62,11 @@ class Registers(Workload):
             operation, lambda: file.pwrite(data, offset, deadline_ms=limit), settle=actor
         )
 
-    async def read(self, actor: Actor, key: str) -> None:
+    async def read(self, actor: Actor, key: str) -> bytes | None:
         file = await self.open(actor, key.partition("#")[0])
         offset, length = self.cells[key]
         operation = self.history.invoke(actor.name, "read", key, 0, length)
-        await self.record(operation, lambda: file.pread(length, offset), lambda data: data)
+        return await self.record(operation, lambda: file.pread(length, offset), lambda data: data)
 
     async def finish(self, actor: Actor) -> None:
         for path in [p for p in actor.files if p.startswith("/reg-")]:
@@ -74,7 +74,9 @@ class Registers(Workload):
 
     async def verify(self, actor: Actor) -> None:
         for key in self.cells:
-            await self.read(actor, key)
+            data = await self.read(actor, key)
+            if data is not None:
+                self.finals[key] = data
         await self.finish(actor)
 
     def judge(self) -> list[str]:

@@ -50,11 +50,13 @@ class Whole(Workload):
             settle=actor,
         )
 
-    async def read(self, actor: Actor, number: int) -> None:
+    async def read(self, actor: Actor, number: int) -> bytes | None:
         path = f"/whole-{number}"
         operation = self.history.invoke(actor.name, "read", path, 0, self.lengths[number])
-        await self.record(operation, lambda: actor.share.read_file(path), lambda data: data)
+        return await self.record(operation, lambda: actor.share.read_file(path), lambda data: data)
 
     async def verify(self, actor: Actor) -> None:
         for number in range(FILES):
-            await self.read(actor, number)
+            data = await self.read(actor, number)
+            if data is not None:
+                self.finals[f"/whole-{number}"] = data
