@@ -23,6 +23,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, TypeVar
 
+from sofs.sim.traps import Traps
 from sofs.sim.world import Killed, Machine, SimProcess
 from sofs.storage.oscalls import Buffer, OsCalls
 
@@ -210,6 +211,7 @@ class SimDisk:
         self.capacity = capacity
         self.used = 0
         self.faults = DiskFaults()
+        self.traps = Traps()
         self.draw = draw
         self._root = _Folder()
         self.root.entries[ROOT.strip("/")] = self.root.durable[ROOT.strip("/")] = self._root
@@ -299,12 +301,16 @@ class SimOs(OsCalls):
         self._files: dict[int, tuple[Any, str]] = {}
         self._next = 3
 
-    def _call(self, effect: Callable[[], T]) -> T:
+    def _call(self, effect: Callable[[], T], call: str = "", path: str = "") -> T:
         process, faults = self.process, self.disk.faults
+        if call:
+            self.disk.traps(process, call, path, False)
         process.system_call()
         if faults.fail_before and self.disk.draw.random() < faults.fail_before:
             raise OSError(errno.EIO, "injected before the effect")
         result = effect()
+        if call:
+            self.disk.traps(process, call, path, True)
         process.system_call()
         if faults.fail_after and self.disk.draw.random() < faults.fail_after:
             raise OSError(errno.EIO, "injected after the effect")
@@ -315,6 +321,10 @@ class SimOs(OsCalls):
         if found is None:
             raise OSError(errno.EBADF, "bad descriptor")
         return found[0]
+
+    def _path(self, fd: int) -> str:
+        found = self._files.get(fd)
+        return "" if found is None else found[1]
 
     def token(self) -> str:
         return self.disk.token()
@@ -355,10 +365,10 @@ class SimOs(OsCalls):
             file.write(self._machine, offset, data)
             return len(data)
 
-        return self._call(effect)
+        return self._call(effect, "pwritev", self._path(fd))
 
     def pread(self, fd: int, length: int, offset: int) -> bytes:
-        return self._call(lambda: self._read(fd, length, offset))
+        return self._call(lambda: self._read(fd, length, offset), "pread", self._path(fd))
 
     def _read(self, fd: int, length: int, offset: int) -> bytes:
         data: bytes = self._of(fd).read(self._machine, offset, length)
@@ -386,7 +396,7 @@ class SimOs(OsCalls):
             if fails:
                 raise OSError(errno.EIO, "a sync failed")
 
-        self._call(effect)
+        self._call(effect, "fsync", self._path(fd))
 
     def fdatasync(self, fd: int) -> None:
         self.fsync(fd)
@@ -433,7 +443,7 @@ class SimOs(OsCalls):
             if name not in self._of(folder_fd).entries:
                 raise FileNotFoundError(errno.ENOENT, "missing", name)
 
-        self._call(effect)
+        self._call(effect, "stat_at", f"{self._path(folder_fd)}/{name}")
 
     def link(self, source: str, target: str) -> None:
         def effect() -> None:
@@ -444,7 +454,7 @@ class SimOs(OsCalls):
             file.links += 1
             folder.set(name, file, self._machine)
 
-        self._call(effect)
+        self._call(effect, "link", target)
 
     def unlink(self, path: str) -> None:
         def effect() -> None:
@@ -457,7 +467,7 @@ class SimOs(OsCalls):
             if file.links == 0:
                 self.disk.give_back(file, 0)
 
-        self._call(effect)
+        self._call(effect, "unlink", path)
 
     def rename(self, source: str, target: str) -> None:
         def effect() -> None:

@@ -8,7 +8,8 @@ from collections.abc import Callable
 from sofs.services.authority.env import COORDINATOR, RESUME_KEY
 from sofs.sim.cluster import Cluster
 from sofs.sim.disk import DiskFaults
-from sofs.sim.world import SimProcess
+from sofs.sim.traps import Trap, drawn
+from sofs.sim.world import Machine, SimProcess
 
 TWINS_MAX = 3
 CALLS_MAX = 60  # A process that is to die at a system call does so within so many.
@@ -23,6 +24,7 @@ class Faults:
         self.plan = cluster.plan
         self._clients = clients
         self._draw = cluster.world.draw("faults")
+        self._steps = cluster.world.draw("faults/steps")
         self._frozen: list[SimProcess] = []
         self.injected: dict[str, int] = {}
 
@@ -44,6 +46,7 @@ class Faults:
         self.world.tell("-- no more faults --")
         self.world.slow_steps = 0.0
         self.cluster.disk.faults = DiskFaults()
+        self.cluster.disk.traps.clear()
         self.cluster.network.spikes = 0.0
         self.cluster.network.slow.clear()
         self.cluster.network.heal()
@@ -117,6 +120,65 @@ class Faults:
         process.freeze()
         self._frozen.append(process)
         self._later(self._draw.choice((50, 500, 2_000, 8_000)), process.thaw)
+
+    # At a step of a protocol ----------------------------------------------------------------
+
+    def at_step(self, action: Callable[[SimProcess], None], *roles: str) -> None:
+        """Something happens to a process at one of its next system calls of a kind."""
+        process = self._pick(*roles)
+        if process is not None:
+            steps = self.plan.steps
+            trap = drawn(self._steps, process, lambda found, path: action(found), steps)
+            self.cluster.disk.traps.lay(trap)
+
+    def pause(self, host: str) -> None:
+        """All that runs on a host stops for a while, with some of the clients, as machines do that
+        are moved: nobody there knows that time has passed."""
+        ms = self._steps.choice((700, 2_000, 5_000))
+        paused = [p.process for p in self.cluster.running() if p.host == host]
+        paused += [c for c in self._clients() if self._steps.random() < 0.5]
+        self.world.tell(f"{host} is paused for {ms} ms")
+        for process in paused:
+            if process is None or process.dead or process.frozen:
+                continue
+            process.freeze()
+            self._frozen.append(process)
+            loop = self.world.loop
+            later_ms = ms + self._steps.random() * 20
+            loop.call_at(loop.time() + later_ms / 1000, process.thaw, context=self.world.context)
+
+    def pause_host(self) -> None:
+        process = self._pick("node", COORDINATOR, RESUME_KEY)
+        if process is not None:
+            self.pause(process.host)
+
+    def seal_race(self) -> None:
+        """A process freezes before it writes, writes when another one has synced what it found of
+        that log, and freezes again; soon after its machine loses power."""
+        victim = self._pick("node", COORDINATOR, RESUME_KEY)
+        if victim is None:
+            return
+        traps, found = self.cluster.disk.traps, victim
+
+        def stop(process: SimProcess, path: str) -> None:
+            self._freeze(found)
+            folder = path.rpartition("/")[0]
+            traps.lay(Trap(found, "fsync", folder, True, 1, go, other=True))
+
+        def go(process: SimProcess, path: str) -> None:
+            traps.lay(Trap(found, "pwritev", path, True, 1, stop_again))
+            found.thaw()
+
+        def stop_again(process: SimProcess, path: str) -> None:
+            self._freeze(found)
+            self._later(self._steps.choice((20, 100, 400)), lambda: self._dark(found.machine))
+
+        count = self._steps.choice((1, 3, 10))
+        traps.lay(Trap(found, "pwritev", "/logs/", False, count, stop))
+
+    def _dark(self, machine: Machine) -> None:
+        if machine.up:
+            self.cluster.power_loss(machine, self._steps.randrange(200_000, 2_000_000))
 
     # Machines and clocks --------------------------------------------------------------------
 
@@ -215,6 +277,10 @@ class Faults:
         self._later(draw.choice((50, 500)), over)
 
 
+def _kill(process: SimProcess) -> None:
+    process.crash("killed at a step")
+
+
 async def _sleep_ms(ms: float) -> None:
     await asyncio.sleep(ms / 1000)  # noqa: TID251
 
@@ -242,4 +308,14 @@ _INJECT: dict[str, Callable[[Faults], None]] = {
     "io-fails": lambda f: f.disk_errors("io"),
     "disk-full": lambda f: f.disk_errors("full"),
     "wall-jump": Faults.wall_jump,
+    "kill-node-at-step": lambda f: f.at_step(_kill, "node"),
+    "kill-authority-at-step": lambda f: f.at_step(_kill, COORDINATOR, RESUME_KEY),
+    "freeze-node-at-step": lambda f: f.at_step(f._freeze, "node"),
+    "freeze-authority-at-step": lambda f: f.at_step(f._freeze, COORDINATOR, RESUME_KEY),
+    "power-loss-at-step": lambda f: f.at_step(
+        lambda p: f._dark(p.machine), "node", COORDINATOR, RESUME_KEY
+    ),
+    "pause-host": Faults.pause_host,
+    "pause-at-step": lambda f: f.at_step(lambda p: f.pause(p.host), "node"),
+    "seal-race": Faults.seal_race,
 }

@@ -36,6 +36,16 @@ FAULTS: Final = (
     "disk-full",
     "wall-jump",
 )
+STEP_FAULTS: Final = (
+    "kill-node-at-step",
+    "kill-authority-at-step",
+    "freeze-node-at-step",
+    "freeze-authority-at-step",
+    "power-loss-at-step",
+    "pause-host",
+    "pause-at-step",
+    "seal-race",
+)
 WORKLOAD_NAMES: Final = (
     "registers",
     "appends",
@@ -46,6 +56,7 @@ WORKLOAD_NAMES: Final = (
     "locks",
     "whole",
 )
+LATER_WORKLOADS: Final = ("opened", "overwrites", "apps", "copies")
 
 
 @dataclass(slots=True)
@@ -77,6 +88,7 @@ class Plan:
     short_deadlines: float = 0.0  # Chance that an operation has one; it is settled then.
     cancels: float = 0.0  # Chance that an operation is cancelled half-way.
     moves: float = 0.0  # Chance that a client moves to another node before an operation.
+    steps: list[str] = field(default_factory=list)  # System calls that may be trapped; none: all.
     dark_end: bool = False  # When all is quiet all machines lose power; everything is read again.
 
     @property
@@ -129,5 +141,12 @@ def draw_plan(seed: int) -> Plan:
     plan.short_deadlines = draw.choice((0.0, 0.0, 0.1, 0.4))
     plan.cancels = draw.choice((0.0, 0.0, 0.05))
     plan.moves = draw.choice((0.0, 0.02, 0.1))
-    plan.dark_end = draw.random() < 0.3
+    _draw_steps(plan, random.Random(f"{seed}/plan/steps"))
     return plan
+
+
+def _draw_steps(plan: Plan, draw: random.Random) -> None:
+    """What came later has chance of its own, so that older seeds keep their plans."""
+    plan.dark_end = draw.random() < 0.3
+    plan.workloads += [name for name in LATER_WORKLOADS if draw.random() < 0.15]
+    plan.faults += [fault for fault in STEP_FAULTS if draw.random() < 0.1]

@@ -24,7 +24,9 @@ class Bug:
 
 
 _LOG: Final = "storage.log:AppendLog"
-_STEPS: Final = "self._lane, batch.write, batch.sync, self._successor_absent"
+_STEPS: Final = (
+    "self._lane,\n        batch.write,\n        batch.sync,\n        self._successor_absent,\n"
+)
 _ACTIVE: Final = "services.authority.service_active:ActiveAuthority"
 _HANDLES: Final = "services.authority.handles:Handles"
 _TOKENS: Final = "services.authority.tokens:Tokens"
@@ -50,9 +52,13 @@ BUGS: Final = {
             "an acknowledged record is durable",
             (
                 f"{_LOG}._make_durable",
-                "results = await self._blocking.run(\n        " + _STEPS + "\n    )",
-                "results = await self._blocking.run(\n"
-                "        self._lane, batch.write, int, self._successor_absent\n    )\n"
+                "batch.sync,\n",
+                "int,\n",
+            ),
+            (
+                f"{_LOG}._make_durable",
+                "self._syncs += len(runs)",
+                "self._syncs += len(runs)\n"
                 "    def late():\n"
                 "        for run in runs:\n"
                 "            if run.place.segment is not None:\n"
@@ -77,7 +83,7 @@ BUGS: Final = {
             (
                 f"{_LOG}._make_durable",
                 _STEPS,
-                "self._lane, self._successor_absent, batch.write, batch.sync",
+                "self._lane, self._successor_absent, batch.write, batch.sync,\n",
             ),
             (f"{_LOG}._make_durable", "results[2] is not True", "results[0] is not True"),
         ),
@@ -87,7 +93,7 @@ BUGS: Final = {
             (
                 f"{_LOG}._make_durable",
                 _STEPS,
-                "self._lane, batch.write, self._successor_absent, batch.sync",
+                "self._lane, batch.write, self._successor_absent, batch.sync,\n",
             ),
             (f"{_LOG}._make_durable", "results[2] is not True", "results[1] is not True"),
         ),
@@ -521,7 +527,7 @@ BUGS: Final = {
             "follower-keeps-all",
             "a follower's state counts when the lineage holds it",
             (
-                "services.authority.service:AuthorityPart._take_over",
+                "services.authority.service:AuthorityPart._load",
                 "kept = position.sequence > 0 and holds(lineage.history, position)",
                 "kept = position.sequence > 0",
             ),

@@ -327,6 +327,7 @@ def _handle_steps(before: TablesOf, after: TablesOf) -> list[str]:
         if was is None:
             if number <= before["counter"][0]["handle"]:
                 told.append(f"{what} is back, or its number was given out twice")
+            told += _fence_steps(row, after)
             continue
         if row["generation"] < was["generation"]:
             told.append(f"{what} fell from generation {was['generation']} to {row['generation']}")
@@ -338,6 +339,16 @@ def _handle_steps(before: TablesOf, after: TablesOf) -> list[str]:
             told.append(f"{what} became another one")
         told += _window_steps(what, was, row)
     return told
+
+
+def _fence_steps(row: Row, after: TablesOf) -> list[str]:
+    """The handle of an absent client keeps its file from everybody who wants its data."""
+    return [
+        f"handle {row['handle']} was opened, though the absent client of {other['handle']} keeps "
+        f"file {row['ino']}"
+        for other in after["handle"]
+        if other["ino"] == row["ino"] and other["need"] and row["need"] and not other["log_id"]
+    ]
 
 
 def _window_steps(what: str, was: Row, row: Row) -> list[str]:
