@@ -4,7 +4,8 @@ A checkpoint is an object that a follower wrote, or the owner itself when nobody
 only once an entry of the log names it, and only the owner writes that entry. Recovery takes the
 newest entry: so checkpoints are named one at a time, in the order of what they hold. Logs and
 checkpoints below the newest are deleted after the boundary that says so was acknowledged. A crash
-in between leaves objects that the next boundary covers.
+in between leaves objects that the next boundary covers, and logs that no later lineage names: each
+life's first boundary deletes those right below its own lineage, too.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ log = logging.getLogger("sofs.authority")
 
 LOOK_EVERY_MS: Final = 1_000
 WHOLE_LOG: Final = 2**31
+LEFT_EMPTY_MAX: Final = 8  # So many empty logs in a row: nothing is left below.
 
 
 class Checkpoints:
@@ -52,6 +54,7 @@ class Checkpoints:
         self._wanted = False
         self._naming = asyncio.Lock()
         self._named = Position(0, 0)
+        self._swept = False
         self._segments: list[tuple[int, int]] = []  # (first sequence, segment) of our own log.
 
     def logged(self, sequence: int, segment: int) -> None:
@@ -83,10 +86,28 @@ class Checkpoints:
                 claim = await fenced.read_claim(self._claim.role, sealed.epoch)
                 if claim is not None:
                     await fenced.delete_segments(claim, below_segment=WHOLE_LOG)
+        if not self._swept:
+            await self._delete_left()
+            self._swept = True
         whole = [segment for first, segment in self._segments if first <= position.sequence]
         if whole and whole[-1] > 0:
             # Segment 0 holds the lineage, which a successor reads first: it stays.
             await fenced.delete_segments(self._claim, below_segment=whole[-1], keep_first=True)
+
+    async def _delete_left(self) -> None:
+        """Delete the logs below our lineage that an owner before us was about to delete when it
+        died. Nobody reads below a lineage that was recorded, and ours was before we served."""
+        fenced, role = self._env.fenced, self._claim.role
+        lowest = min((epoch.epoch for epoch in self._lineage.history), default=self._claim.epoch)
+        n_empty = 0
+        for epoch in range(lowest - 1, 0, -1):
+            claim = await fenced.read_claim(role, epoch)
+            deleted = 0
+            if claim is not None:
+                deleted = await fenced.delete_segments(claim, below_segment=WHOLE_LOG)
+            n_empty = 0 if deleted else n_empty + 1
+            if n_empty == LEFT_EMPTY_MAX:
+                break
 
     def want(self) -> None:
         """What followers would start from is damaged: make a checkpoint at the next look."""

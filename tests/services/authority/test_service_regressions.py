@@ -19,7 +19,7 @@ from authority_cluster import PeerNode, World, world
 
 import sofs
 from sofs.core import messages as m
-from sofs.core.entries import Entry, Handover
+from sofs.core.entries import CheckpointEntry, Entry, Handover
 from sofs.errors import (
     DiskFull,
     Expired,
@@ -333,6 +333,34 @@ async def test_an_older_checkpoint_is_not_named_after_a_newer_one(tmp_path: Path
         await w.until_active("coordinator")
         assert await names(node) == ["d1", "d2"]
         assert await w.fenced.list_objects("checkpoints") == [taken[1].key]
+        await node.die()
+
+
+async def test_what_an_owner_was_about_to_delete_when_it_died_is_deleted_by_the_next(
+    tmp_path: Path,
+) -> None:
+    """An owner names a checkpoint and dies before it deleted the log of its predecessor, which no
+    later lineage holds any more."""
+    async with world(tmp_path) as w:
+        active, node = await alone(w)
+        await node.call(m.Mkdir(caller(1), "/d1"))
+        first = tmp_path / "logs" / "volume" / f"{int(active.claim.epoch):020d}"
+        await w.kill("coordinator")
+        await w.start("coordinator")
+        for dies in (True, False):
+            active = (await w.until_active("coordinator")).active
+            assert active is not None
+            position = Position(active.claim.epoch, active.feed.last_sequence)
+            taken = await take_checkpoint(active.env, active._database, position)
+            assert list(first.glob("*"))
+            if dies:
+                await active.group.write(CheckpointEntry(taken))
+                await w.kill("coordinator")
+                await w.start("coordinator")
+            else:
+                await active.checkpoints.name(taken)
+        assert not list(first.glob("*"))
+        assert await names(node) == ["d1"]
         await node.die()
 
 
