@@ -12,6 +12,8 @@ finds it, because plans of seeds change when draws are added.
 
     python tests/sim/planted_bugs.py                       search for all that are not in the file
     python tests/sim/planted_bugs.py NAME... --seeds 500   search for these, longer
+    python tests/sim/planted_bugs.py --refresh             search anew for those whose runs find
+                                                           them no more, and drop what is not found
 """
 
 from __future__ import annotations
@@ -21,6 +23,7 @@ import argparse
 import importlib
 import inspect
 import json
+import multiprocessing
 import sys
 import textwrap
 import time
@@ -40,7 +43,7 @@ HEAD: Final = """\
 # Planted bugs: name, seeds that the search from 1 needed, seed, plan, and behind # what failed.
 # Written by `python tests/sim/planted_bugs.py`; run by test_planted_bugs.py.
 """
-ROUND_SEEDS: Final = 10  # The search gives each bug so many seeds in turn.
+ROUND_SEEDS: Final = 6  # The search gives each bug so many seeds in turn.
 
 
 # Planting
@@ -144,28 +147,52 @@ def write(found: dict[str, Found], path: Path = FILE) -> None:
     path.write_text(HEAD + "".join(found[name].line() for name in BUGS if name in found))
 
 
-def search(bugs: Sequence[Bug], seeds: int, limit_s: float) -> dict[str, Found]:
+Try = tuple[str, int]
+
+
+def attempt(wanted: Try) -> tuple[str, Found | None]:
+    """Run one seed with a bug, and without it when it failed."""
+    name, seed = wanted
+    plan = plan_of(name, seed)
+    texts = failures(BUGS[name], seed, plan)
+    if not texts or not run_seed(seed, plan=plan).ok:
+        return name, None
+    return name, Found(name, seed, seed, plan, texts[0].splitlines()[0][:160])
+
+
+def search(names: Sequence[str], seeds: int, limit_s: float, processes: int) -> dict[str, Found]:
     """Search for each bug with the seeds from 1 on, a few at a time, for about ``limit_s``."""
     end = time.monotonic() + limit_s
     found: dict[str, Found] = {}
-    for first in range(1, seeds + 1, ROUND_SEEDS):
-        for bug in bugs:
-            for seed in range(first, min(first + ROUND_SEEDS, seeds + 1)):
-                if bug.name in found or time.monotonic() > end:
-                    break
-                start = time.monotonic()
-                plan = plan_of(bug.name, seed)
-                texts = failures(bug, seed, plan)
-                if texts and run_seed(seed, plan=plan).ok:
-                    what = texts[0].splitlines()[0][:160]
-                    found[bug.name] = Found(bug.name, seed, seed, plan, what)
-                    took = time.monotonic() - start
-                    print(f"{bug.name}: seed {seed} in {took:.1f} s: {what}", flush=True)
-        left = [bug.name for bug in bugs if bug.name not in found]
-        print(f"through seed {first + ROUND_SEEDS - 1} left: {' '.join(left)}", flush=True)
-        if not left or time.monotonic() > end:
-            break
+    with multiprocessing.get_context("fork").Pool(processes, maxtasksperchild=20) as pool:
+        for first in range(1, seeds + 1, ROUND_SEEDS):
+            last = min(first + ROUND_SEEDS - 1, seeds)
+            left = [name for name in names if name not in found]
+            tries = [(name, seed) for name in left for seed in range(first, last + 1)]
+            for name, one in pool.imap_unordered(attempt, tries):
+                if one is not None and (name not in found or one.seed < found[name].seed):
+                    found[name] = one
+                    print(f"{name}: seed {one.seed}: {one.what}", flush=True)
+                if time.monotonic() > end:
+                    pool.terminate()
+                    return found
+            left = [name for name in names if name not in found]
+            print(f"through seed {last} left: {' '.join(left)}", flush=True)
+            if not left:
+                break
     return found
+
+
+def lost(processes: int) -> list[str]:
+    """The bugs whose kept run finds them no more, or fails without them."""
+    with multiprocessing.get_context("fork").Pool(processes, maxtasksperchild=20) as pool:
+        return [name for name, good in pool.imap_unordered(_still, list(read())) if not good]
+
+
+def _still(name: str) -> tuple[str, bool]:
+    kept = read()[name]
+    found = failures(BUGS[name], kept.seed, kept.plan)
+    return name, bool(found) and run_seed(kept.seed, plan=kept.plan).ok
 
 
 def main() -> None:
@@ -173,11 +200,17 @@ def main() -> None:
     parser.add_argument("names", nargs="*")
     parser.add_argument("--seeds", type=int, default=150)
     parser.add_argument("--limit-s", type=float, default=120)
+    parser.add_argument("--processes", type=int, default=2)
+    parser.add_argument("--refresh", action="store_true", help="search for those that were lost")
     options = parser.parse_args()
     known = read()
     names = options.names or [name for name in BUGS if name not in known]
-    found = search([BUGS[name] for name in names], options.seeds, options.limit_s)
-    write({**read(), **found})
+    if options.refresh:
+        names = lost(options.processes)
+        print(f"lost: {' '.join(names) or 'none'}", flush=True)
+    found = search(names, options.seeds, options.limit_s, options.processes)
+    kept = {name: one for name, one in read().items() if not options.refresh or name not in names}
+    write({**kept, **found})
 
 
 if __name__ == "__main__":
