@@ -244,9 +244,44 @@ def test_a_refused_unlock_gives_nothing_back_and_an_unknown_one_may() -> None:
         assert bool(check_exclusion(story)) != good
 
 
+def test_a_lock_is_refused_only_while_somebody_holds_or_wants_one_that_conflicts() -> None:
+    story = Story()
+    refused = story.call("a", "lock", 0, 4, True, "h1")
+    story.refused(refused, "NOT_ITS_TURN")
+    (found,) = check_exclusion(story)
+    assert "nobody held or wanted" in str(found)
+    for other in ((2, 4, False, "h2"), (0, 1, True, "h2")):
+        story = Story()
+        waits = story.call("b", "lock", *other)
+        story.refused(story.call("a", "lock", 0, 4, True, "h1"), "LOCK_NOT_GRANTED")
+        story.refused(waits, "DEADLINE_EXCEEDED")
+        assert not check_exclusion(story)
+    story = Story()
+    story.did("b", "lock", 0, 4, True, "h2")
+    story.did("b", "unlock", 0, 4, "h2")
+    story.refused(story.call("a", "lock", 0, 4, True, "h1"), "LOCK_NOT_GRANTED")
+    assert check_exclusion(story)
+
+
+def test_a_handle_that_may_be_released_at_any_time_holds_nothing_for_sure() -> None:
+    story = Story()
+    story.call("server", "release", "h1")
+    story.did("a", "lock", 0, 4, True, "h1")
+    story.did("b", "lock", 0, 4, True, "h2")
+    assert not check_exclusion(story)
+
+
+def test_appends_to_a_file_that_may_shrink_are_not_judged_by_their_order() -> None:
+    story = Story()
+    story.did("a", "append", b"long", gives=0)
+    story.did("a", "truncate", 0)
+    story.did("a", "append", b"x", gives=0)
+    assert not check_appends(story, {"/f": b"x"})
+
+
 def test_a_lock_that_was_not_granted_or_whose_grant_nobody_knows_of_excludes_nobody() -> None:
     story = Story()
-    story.refused(story.call("a", "lock", 0, 4, True, "h1"), "LOCK_NOT_GRANTED")
+    story.refused(story.call("a", "lock", 0, 4, True, "h1"), "DEADLINE_EXCEEDED")
     story.unknown(story.call("b", "lock", 0, 4, True, "h2"))
     early = story.call("c", "unlock", 0, 4, "h3")
     story.did("c", "lock", 0, 4, True, "h3")
