@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from sofs.services.authority.env import COORDINATOR, RESUME_KEY
 from sofs.sim.cluster import Cluster
@@ -12,6 +12,7 @@ from sofs.sim.traps import Trap, drawn
 from sofs.sim.world import Machine, SimProcess
 
 TWINS_MAX = 3
+LOGS = "/logs/"
 CALLS_MAX = 60  # A process that is to die at a system call does so within so many.
 
 
@@ -129,28 +130,33 @@ class Faults:
         if process is not None:
             steps = self.plan.steps
             trap = drawn(self._steps, process, lambda found, path: action(found), steps)
-            self.cluster.disk.traps.lay(trap)
+            traps = self.cluster.disk.traps
+            if trap.call == "stat_at" and self._steps.random() < 0.7:
+                # The look for a successor that belongs to a write.
+                trap.left, then = 1, trap
+                trap = Trap(process, "pwritev", LOGS, True, 1, lambda *_: traps.lay(then))
+            traps.lay(trap)
 
-    def pause(self, host: str) -> None:
-        """All that runs on a host stops for a while, with some of the clients, as machines do that
-        are moved: nobody there knows that time has passed."""
-        ms = self._steps.choice((700, 2_000, 5_000))
-        paused = [p.process for p in self.cluster.running() if p.host == host]
-        paused += [c for c in self._clients() if self._steps.random() < 0.5]
-        self.world.tell(f"{host} is paused for {ms} ms")
-        for process in paused:
+    def pause(self, processes: Sequence[SimProcess | None]) -> None:
+        """Processes stop for a while, with some of the clients, as those do whose machine is
+        moved: nobody among them knows that time has passed."""
+        ms = self._steps.choice((700, 2_000))
+        clients = [c for c in self._clients() if self._steps.random() < 0.5]
+        loop = self.world.loop
+        for process in [*processes, *clients]:
             if process is None or process.dead or process.frozen:
                 continue
             process.freeze()
             self._frozen.append(process)
-            loop = self.world.loop
-            later_ms = ms + self._steps.random() * 20
-            loop.call_at(loop.time() + later_ms / 1000, process.thaw, context=self.world.context)
+            at = loop.time() + (ms + self._steps.random() * 20) / 1000
+            loop.call_at(at, process.thaw, context=self.world.context)
 
     def pause_host(self) -> None:
-        process = self._pick("node", COORDINATOR, RESUME_KEY)
-        if process is not None:
-            self.pause(process.host)
+        """All that runs on a host is paused."""
+        chosen = self._pick("node", COORDINATOR, RESUME_KEY)
+        if chosen is not None:
+            on_it = [p.process for p in self.cluster.running() if p.host == chosen.host]
+            self.pause(on_it)
 
     def seal_race(self) -> None:
         """A process freezes before it writes, writes when another one has synced what it found of
@@ -174,7 +180,7 @@ class Faults:
             self._later(self._steps.choice((20, 100, 400)), lambda: self._dark(found.machine))
 
         count = self._steps.choice((1, 3, 10))
-        traps.lay(Trap(found, "pwritev", "/logs/", False, count, stop))
+        traps.lay(Trap(found, "pwritev", LOGS, False, count, stop))
 
     def _dark(self, machine: Machine) -> None:
         if machine.up:
@@ -316,6 +322,6 @@ _INJECT: dict[str, Callable[[Faults], None]] = {
         lambda p: f._dark(p.machine), "node", COORDINATOR, RESUME_KEY
     ),
     "pause-host": Faults.pause_host,
-    "pause-at-step": lambda f: f.at_step(lambda p: f.pause(p.host), "node"),
+    "pause-at-step": lambda f: f.at_step(lambda p: f.pause([p]), "node"),
     "seal-race": Faults.seal_race,
 }

@@ -116,6 +116,40 @@ BUGS: Final = {
                 "try:\n            segment.sync()\n        except SofsError:\n            pass",
             ),
         ),
+        _bug(
+            "offset-reused",
+            "after a failed sync nothing is written where the lost bytes were",
+            (
+                "storage.logbase:BaseLog._commit",
+                "await self._make_durable(batch)",
+                "try:\n"
+                "                await self._make_durable(batch)\n"
+                "            except SofsError as error:\n"
+                "                if isinstance(error, Fenced) or self._queue or self._open:\n"
+                "                    raise\n"
+                "                if not all(run.offset for run in batch.runs):\n"
+                "                    raise\n"
+                "                for run in batch.runs:\n"
+                "                    run.place.at = run.offset\n"
+                "                self._next = batch.first\n"
+                "                self._queued_bytes -= batch.n_bytes\n"
+                "                continue",
+            ),
+        ),
+        _bug(
+            "segment-reused",
+            "no log writes to a segment of another one",
+            ("storage.names:segment_key", "{role}", "{role[:4]}"),
+            ("storage.names:log_folder", "{role}", "{role[:4]}"),
+            (
+                "storage.local:LocalAppendStore.create_segment",
+                "fd = self._calls.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL)",
+                "try:\n"
+                "            fd = self._calls.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL)\n"
+                "        except FileExistsError:\n"
+                "            fd = self._calls.open(path, os.O_RDWR)",
+            ),
+        ),
         # Recovery
         _bug(
             "seal-syncs-before-it-reads",
@@ -594,9 +628,15 @@ _SPLITS: Final = {**_STALLS, "faults": ["cut", "cut-one-way", "freeze-node"], "m
 _LEAVERS: Final = {**_STALLS, "faults": ["kill-node", "cut"], "moves": 0.1, "restart_ms": [50, 200]}
 _PAUSES: Final = {
     **_STALLS,
-    "workloads": ["registers", "counters", "whole"],
-    "faults": ["pause-at-step", "pause-at-step", "pause-host"],
+    "workloads": ["registers"],
+    "faults": ["pause-at-step"],
+    "fault_every_ms": 300.0,
     "fault_ms": 8_000.0,
+    "delay_us": 1_000.0,
+    "clients": 4,
+    "lanes": 1,
+    "think_ms": 20.0,
+    "witnesses": 0,
     "moves": 0.02,
     "short_deadlines": 0.0,
     "cancels": 0.0,
@@ -621,7 +661,7 @@ _COPIES: Final = {
     "cancels": 0.0,
 }
 FOCUS: Final[dict[str, dict[str, Any]]] = {
-    "check-before-append": {**_PAUSES, "steps": ["stat_at"]},
+    "check-before-append": {**_PAUSES, "steps": ["pwritev"]},
     "check-before-sync": {**_PAUSES, "steps": ["stat_at"]},
     "no-claim-check": {**_PAUSES, "steps": ["pwritev", "fsync"]},
     "token-before-logged": {**_KILLS, "workloads": ["registers", "private"], "moves": 0.1},
@@ -640,6 +680,7 @@ FOCUS: Final[dict[str, dict[str, Any]]] = {
     "close-before-writes": _COPIES,
     "fsync-retried": _SYNCS,
     "failed-sync-ignored": _SYNCS,
+    "offset-reused": _SYNCS,
     "seal-syncs-before-it-reads": {
         **_STALLS,
         "machines": 1,
