@@ -159,8 +159,8 @@ class Faults:
             self.pause(on_it)
 
     def seal_race(self) -> None:
-        """A process freezes before it writes, writes when another one has synced what it found of
-        that log, and freezes again; soon after its machine loses power."""
+        """A process freezes between two of its writes, goes on when another one has synced what it
+        found of that log, and freezes again; soon after its machine loses power."""
         victim = self._pick("node", COORDINATOR, RESUME_KEY)
         if victim is None:
             return
@@ -168,19 +168,22 @@ class Faults:
 
         def stop(process: SimProcess, path: str) -> None:
             self._freeze(found)
-            folder = path.rpartition("/")[0]
-            traps.lay(Trap(found, "fsync", folder, True, 1, go, other=True))
+            role = path.partition("/claims/")[2].partition("/")[0]
+            traps.lay(Trap(found, "fsync", f"{LOGS}{role}/", True, 1, go, other=True))
 
         def go(process: SimProcess, path: str) -> None:
-            traps.lay(Trap(found, "pwritev", path, True, 1, stop_again))
+            traps.lay(Trap(found, "pwritev", LOGS, True, 1, stop_again))
             found.thaw()
 
         def stop_again(process: SimProcess, path: str) -> None:
             self._freeze(found)
             self._later(self._steps.choice((20, 100, 400)), lambda: self._dark(found.machine))
 
+        def write(process: SimProcess, path: str) -> None:
+            traps.lay(Trap(found, "stat_at", "/claims/", True, 1, stop))
+
         count = self._steps.choice((1, 3, 10))
-        traps.lay(Trap(found, "pwritev", LOGS, False, count, stop))
+        traps.lay(Trap(found, "pwritev", LOGS, True, count, write))
 
     def _dark(self, machine: Machine) -> None:
         if machine.up:
