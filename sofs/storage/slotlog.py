@@ -9,6 +9,14 @@ nonce and are written to one slot only: finding them there is a win. After PUT_T
 ends, and the successor decides. Fences are never deleted, slots in ascending order only, and slot
 0 (which holds the lineage) last.
 
+Where a log ends. A free slot is the end only if nothing stands above it. Slots are won in ascending
+order, so one that is absent below another was deleted (by an owner that may still be deleting while
+it is sealed) or is damage. So the walk lists the slots first, takes an absent one below the highest
+for no end, and once its fence stands lists them again: a fence that was put where a slot had just
+been deleted is none. Behind slot 0 it begins with the run of slots that reaches the highest: a copy
+of an old put that lands after its slot was deleted leaves an object below a gap, which nobody
+reads. Whether a gap is covered by a checkpoint, the caller judges (``resumed_at``).
+
 Reads (R12 asks for a serving grant that is renewed by winning a slot or by a strongly consistent
 read; ADR 0014). There is no grant that outlives a reply: ``check`` is itself such a read, of the
 successor's claim, begun after the data was read, once for each frame of replies. If it finds
@@ -50,6 +58,9 @@ PUT_RETRY_MS: Final = 50
 FENCE_TRIES_MAX: Final = (
     100_000  # Slots that a live owner may win while its successor puts the fence.
 )
+
+
+STARTS_MAX: Final = 16  # How often a walk begins again because slots vanish while it reads.
 
 
 class _SlotBatch(Batch):
@@ -177,45 +188,70 @@ class _SlotWalk:
         self.records: list[Record] = []
         self.first_sequence = self.next_sequence = after + 1
         self.slot = 0
-        self._resume_at = 0  # The slot behind those that were deleted, if any were.
+        self._live: list[int] = []  # Slot 0, and the slots up to the highest, without a gap.
+        self._starts = 0
         self.fenced = False
 
     def _key(self, slot: int) -> str:
         return slot_key(self._claim.role, self._claim.epoch, slot)
 
+    def _listed(self) -> list[int]:
+        return sorted(
+            map(number_of, self._store.list(log_folder(self._claim.role, self._claim.epoch)))
+        )
+
     def start(self) -> None:
         """Find the slot to begin with: the last that starts at or below the first record asked
         for."""
-        slots = sorted(
-            map(number_of, self._store.list(log_folder(self._claim.role, self._claim.epoch)))
-        )
+        self._starts += 1
+        if self._starts > STARTS_MAX:
+            raise LimitExceeded(f"slots of {self._key(0)} vanish while they are read; try again")
+        slots = self._listed()
+        self.records.clear()
+        self.resumed_at = self.slot = 0
+        self.first_sequence = self.next_sequence = self._after + 1
+        self._live = []
         if not slots:
             return
         if slots[0] != 0:
             raise Corrupt(f"{self._key(0)} is missing; restore it from a copy")
+        lowest = len(slots) - 1
+        while lowest > 0 and slots[lowest - 1] == slots[lowest] - 1:
+            lowest -= 1
+        self._live = live = slots if lowest == 0 else [0, *slots[lowest:]]
         self.first_sequence = self.next_sequence = self._first_of(0)
-        low, high = 0, len(slots) - 1
+        low, high = 0, len(live) - 1
         while low < high:
             middle = (low + high + 1) // 2
-            if self._first_of(slots[middle]) <= self._after + 1:
+            if self._first_of(live[middle]) <= self._after + 1:
                 low = middle
             else:
                 high = middle - 1
-        self.slot = slots[low]
+        self.slot = live[low]
         self.next_sequence = self._first_of(self.slot)
-        if low == 0 and len(slots) > 1 and slots[1] > 1:
-            self._resume_at = slots[1]
+
+    @property
+    def _highest(self) -> int:
+        return self._live[-1] if self._live else -1
 
     def _next_slot(self) -> None:
         """Go on behind the current slot; behind slot 0 over those that were deleted."""
-        if self.slot == 0 and self._resume_at:
-            first = self._first_of(self._resume_at)
-            if not self._deleted_ok:
-                raise Corrupt(f"{self._key(1)} is missing; restore it from a copy")
-            self.slot = self._resume_at
-            self.next_sequence = self.resumed_at = first
+        if self.slot == 0 and len(self._live) > 1 and self._live[1] > 1:
+            self._resume(self._live[1])
         else:
             self.slot += 1
+
+    def _resume(self, slot: int) -> None:
+        """Go on at a slot behind a gap."""
+        if not self._deleted_ok:
+            raise Corrupt(f"{self._key(self.slot + 1)} is missing; restore it from a copy")
+        self.slot = slot
+        self.next_sequence = self.resumed_at = self._first_of(slot)
+
+    def _is_end(self) -> bool:
+        """Does nothing stand above the fence in the current slot?"""
+        slots = self._listed()
+        return not slots or slots[-1] <= self.slot
 
     def _first_of(self, slot: int) -> int:
         head = self._store.read(self._key(slot), 0, SEGMENT_HEADER_BYTES)
@@ -231,9 +267,12 @@ class _SlotWalk:
                 del self.records[records_max:]
                 return
             data = self._store.get(self._key(self.slot))
-            if data is None:
+            if data is not None:
+                self.take(data)
+            elif self.slot > self._highest:
                 return
-            self.take(data)
+            else:
+                self.start()  # It was deleted since the slots were listed.
 
     def take(self, data: bytes) -> None:
         """Take the contents of the current slot."""
@@ -252,13 +291,22 @@ class _SlotWalk:
                     "restore it from a copy"
                 )
             if record.kind is RecordKind.FENCE:
-                self.fenced = True
+                self._take_fence()
                 return
             self.next_sequence += 1
             at = record.end_offset
             if record.sequence > self._after:
                 self.records.append(record)
         self._next_slot()
+
+    def _take_fence(self) -> None:
+        """A fence is the end, unless an earlier successor put it where a slot had been deleted."""
+        if self.slot < self._highest:
+            self._resume(self.slot + 1)
+        elif self._is_end():
+            self.fenced = True
+        else:
+            self.start()
 
     def put_fence(self, token: bytes) -> None:
         """Put a fence in the first free slot, taking what the owner wins meanwhile."""
@@ -277,10 +325,13 @@ class _SlotWalk:
             )
             fence = _header(self._claim, self.slot, self.next_sequence) + header + token + padding
             outcome = self._put_known(self._key(self.slot), fence)
-            if isinstance(outcome, Won):
+            if isinstance(outcome, Lost):
+                self.take(outcome.existing)
+            elif self._is_end():
                 self.fenced = True
                 break
-            self.take(outcome.existing)
+            else:
+                self.start()
         else:
             raise LimitExceeded(f"no free slot found for a fence in {FENCE_TRIES_MAX} tries")
         if self.next_sequence <= self._known:

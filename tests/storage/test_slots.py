@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import fsspec
 import pytest
@@ -11,7 +11,8 @@ from storage_harness import InlineBlocking, SeededEntropy, VirtualClock, a_claim
 from sofs.core.record import RecordKind
 from sofs.errors import Corrupt, Fenced, OutcomeUnknown, StoreUnknown
 from sofs.ports.store import Lost, Won
-from sofs.storage import LogOptions, MemorySlotStore, StoreFences, open_fenced
+from sofs.storage import LogOptions, MemorySlotStore, StoreFences, open_fenced, slotlog
+from sofs.storage.walk import Asked
 
 LOG = "logs/volume/00000000000000000001"
 URL = "memory://slot-logs"
@@ -226,5 +227,132 @@ def test_slots_are_deleted_in_order_and_the_first_goes_last() -> None:
         assert [r.sequence for r in sealed.records] == [1, 6, 7, 8]
         sealed = await fenced.seal(a_claim(1), after_sequence=5)
         assert [r.sequence for r in sealed.records] == [6, 7, 8]
+
+    run(main())
+
+
+class Vanishing(MemorySlotStore):
+    """Its owner deletes slots, and wins others, just before a reader gets or fences a slot."""
+
+    def __init__(self) -> None:
+        super().__init__(URL)
+        self.before: dict[str, Callable[[], object]] = {}
+
+    def _meet(self, what: str, key: str) -> None:
+        step = self.before.pop(f"{what} {key[-2:]}", None)
+        if step is not None:
+            step()
+
+    def get(self, key: str) -> bytes | None:
+        if key.startswith(LOG):
+            self._meet("get", key)
+        return super().get(key)
+
+    def put_if_absent(self, key: str, data: bytes) -> Won | Lost:
+        if key.startswith(LOG):
+            self._meet("put", key)
+        return super().put_if_absent(key, data)
+
+    def delete_slots(self, first: int, last: int) -> None:
+        for slot in range(first, last + 1):
+            self.delete(f"{LOG}/{slot:020d}")
+
+
+async def ten_slots(store: MemorySlotStore) -> None:
+    log = await owner(fences(store))
+    for index in range(10):
+        await log.durable(log.append(RecordKind.ENTRY, [b"%d" % index]).sequence)
+    await log.close()
+
+
+async def sealed_by(store: MemorySlotStore, seed: int) -> tuple[int, int]:
+    """The sequence at which a seal found the log to go on, and the last one."""
+    sealed = await fences(store, seed).seal(a_claim(1), deleted_ok=True)
+    assert [r.sequence for r in sealed.records if r.sequence >= sealed.resumed_at] == list(
+        range(max(sealed.resumed_at, 1), sealed.last_sequence + 1)
+    )
+    return sealed.resumed_at, sealed.last_sequence
+
+
+def test_slots_that_are_deleted_while_they_are_read_are_not_the_end_of_the_log() -> None:
+    async def main() -> None:
+        store = Vanishing()
+        await ten_slots(store)
+        store.before["get 01"] = lambda: store.delete_slots(1, 3)
+        assert await sealed_by(store, 2) == (5, 10)
+        assert await sealed_by(store, 3) == (5, 10)
+
+    run(main())
+
+
+def test_a_fence_in_the_place_of_a_deleted_slot_is_none_for_anybody() -> None:
+    async def main() -> None:
+        store = Vanishing()
+        log = await owner(fences(store))
+        await log.durable(log.append(RecordKind.ENTRY, [b"first"]).sequence)
+        await log.durable(log.append(RecordKind.ENTRY, [b"second"]).sequence)
+
+        def go_on() -> None:
+            """The owner wins slots 2 to 6, and deletes all below 4 after a checkpoint."""
+            for step in range(5):
+                log.append(RecordKind.ENTRY, [b"more %d" % step])
+                batch, log._open = log._open, None
+                steps = log._make_durable(batch)
+                with pytest.raises(StopIteration):
+                    while True:
+                        steps.send(None)
+            store.delete_slots(1, 3)
+
+        store.before["put 02"] = go_on
+        assert await sealed_by(store, 2) == (5, 7)
+        assert f"{LOG}/{2:020d}" in store.list(LOG), "the needless fence stays"
+        assert await sealed_by(store, 3) == (5, 7)
+        with pytest.raises(Fenced):
+            await log.durable(log.append(RecordKind.ENTRY, [b"late"]).sequence)
+
+    run(main())
+
+
+def test_a_needless_fence_next_to_slots_that_live_is_read_over() -> None:
+    async def main() -> None:
+        store = Vanishing()
+        await ten_slots(store)
+        store.before["get 10"] = lambda: store.delete_slots(1, 3)
+        assert await sealed_by(store, 2) == (0, 10)
+        assert store.get(f"{LOG}/{10:020d}") is not None  # The fence.
+        walk = slotlog._SlotWalk(store, a_claim(1), Asked(0, 0, True))
+        walk.slot, walk.next_sequence = 3, 4
+        walk._live = [0, 2]  # As it was before the deletion.
+        walk.put_fence(b"x" * 16)  # In slot 3, beside the slots 4 to 10.
+        assert f"{LOG}/{3:020d}" in store.list(LOG)
+        assert await sealed_by(store, 3) == (5, 10)
+
+    run(main())
+
+
+def test_a_late_copy_of_a_put_whose_slot_was_deleted_is_not_read() -> None:
+    async def main() -> None:
+        store = Vanishing()
+        await ten_slots(store)
+        copy = store.get(f"{LOG}/{2:020d}")
+        assert copy is not None
+        store.delete_slots(1, 5)
+        assert store.put_if_absent(f"{LOG}/{2:020d}", copy) == Won()
+        assert await sealed_by(store, 2) == (7, 10)
+
+    run(main())
+
+
+def test_a_slot_that_is_missing_below_others_is_never_the_end() -> None:
+    async def main() -> None:
+        store = Vanishing()
+        await ten_slots(store)
+        store.delete_slots(4, 4)
+        with pytest.raises(Corrupt):
+            await fences(store, 2).seal(a_claim(1))
+        assert await sealed_by(store, 3) == (
+            6,
+            10,
+        )  # Recovery asks for a checkpoint that covers it.
 
     run(main())
