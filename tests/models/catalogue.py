@@ -12,6 +12,7 @@ from .explore import Counterexample, Exploration, Model, explore
 from .lineage import Batches, Lineage, TwoHosts
 from .once import Data, Names
 from .recall import Recall
+from .slot_deletion import SlotDeletion
 from .slots import Pipeline, Slots
 
 MODELS: Final[tuple[type[Model[Any]], ...]] = (
@@ -25,6 +26,7 @@ MODELS: Final[tuple[type[Model[Any]], ...]] = (
     Names,
     Deletion,
     Boundless,
+    SlotDeletion,
 )
 
 
