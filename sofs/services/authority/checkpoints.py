@@ -54,6 +54,7 @@ class Checkpoints:
         self._wanted = False
         self._naming = asyncio.Lock()
         self._named = Position(0, 0)
+        self._named_key = ""
         self._swept = False
         self._segments: list[tuple[int, int]] = []  # (first sequence, segment) of our own log.
 
@@ -64,12 +65,15 @@ class Checkpoints:
 
     async def name(self, reference: CheckpointRef) -> None:
         """Log a checkpoint; from then on recovery may start at it. An older state than the newest
-        named one is never named: its object is needless."""
+        named one is never named: its object is needless. A reference that comes twice is the same
+        one, and its object is needed."""
         async with self._naming:
+            if reference.key == self._named_key:
+                return
             if reference.position <= self._named:
                 await self._env.fenced.delete_object(reference.key)
                 return
-            self._named = reference.position
+            self._named, self._named_key = reference.position, reference.key
             await self._group.write(CheckpointEntry(reference))
             await self._delete_needless(reference.position, reference.key)
             await self.needless_below(reference.position)

@@ -336,6 +336,22 @@ async def test_an_older_checkpoint_is_not_named_after_a_newer_one(tmp_path: Path
         await node.die()
 
 
+async def test_a_checkpoint_that_is_named_twice_stays(tmp_path: Path) -> None:
+    async with world(tmp_path) as w:
+        active, node = await alone(w)
+        await node.call(m.Mkdir(caller(1), "/d1"))
+        position = Position(active.claim.epoch, active.feed.last_sequence)
+        reference = await take_checkpoint(active.env, active._database, position)
+        for _ in range(2):
+            await active._name_checkpoint(m.CheckpointTaken(checkpoint_info(reference)))
+        assert await w.fenced.list_objects("checkpoints") == [reference.key]
+        await w.kill("coordinator")
+        await w.start("coordinator")
+        await w.until_active("coordinator")
+        assert await names(node) == ["d1"]
+        await node.die()
+
+
 async def test_what_an_owner_was_about_to_delete_when_it_died_is_deleted_by_the_next(
     tmp_path: Path,
 ) -> None:
