@@ -1,4 +1,4 @@
-"""Messages of the services that keep a cluster together: resume-key, witness, cluster.
+"""Messages of the services that keep a cluster together: resume-key, witness, DNS, cluster.
 
 Part of the vocabulary of ``sofs.core.messages``, which exports them all; the rules stand there.
 """
@@ -8,7 +8,14 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from sofs.core.message_base import Message, message
-from sofs.core.message_parts import CheckpointInfo, CorruptPlace, Interface, LogEntry, PartStatus
+from sofs.core.message_parts import (
+    CheckpointInfo,
+    CorruptPlace,
+    DnsMember,
+    Interface,
+    LogEntry,
+    PartStatus,
+)
 
 # Resume-key service: follower <-> active authority
 # --------------------------------------------------------
@@ -147,6 +154,62 @@ class UnregisterWitness(Message):
     """-> Done."""
 
     context: bytes = b""
+
+
+# DNS service
+# ----------------------------------------------------------------------------------------
+
+
+@message(160)
+@dataclass(slots=True)
+class RegisterMember(Message):
+    """Node -> DNS, -> RegisterMemberReply: where it listens. At its start, when that changes, and
+    from time to time."""
+
+    access_point: str = ""
+    member: DnsMember = field(default_factory=DnsMember)
+
+
+@message(161)
+@dataclass(slots=True)
+class RegisterMemberReply(Message):
+    """``listed``: the leader's roster names it, with this machine."""
+
+    listed: bool = False
+
+
+@message(162)
+@dataclass(slots=True)
+class SetMembers(Message):
+    """Leader -> DNS, -> Done: everybody who belongs to the access point, as of the leader's claim
+    ``epoch``; nobody else is listed from now on."""
+
+    access_point: str = ""
+    epoch: int = 0
+    version: int = 0
+    members: list[DnsMember] = field(default_factory=list)
+
+
+@message(163)
+@dataclass(slots=True)
+class ListMembers(Message):
+    """-> MemberList; for people and tests."""
+
+
+@message(164)
+@dataclass(slots=True)
+class MemberList(Message):
+    """What the zone is made of. ``learned``: the DNS part knows who belongs. ``address``: where it
+    answers, UDP and TCP."""
+
+    access_point: str = ""
+    address: str = ""
+    learned: bool = False
+    epoch: int = 0
+    version: int = 0
+    serial: int = 0
+    ttl_s: int = 0
+    members: list[DnsMember] = field(default_factory=list)
 
 
 # Cluster service (leader)

@@ -270,6 +270,19 @@ class Interface:
 
 
 @dataclass(slots=True)
+class DnsMember:
+    """A node of the access point. ``hosts``: its addresses, IPv6 without brackets. ``machine``:
+    whom the leader gave its place to. ``registered``, ``listed``: only in a MemberList."""
+
+    node: str = ""
+    machine: str = ""
+    hosts: list[str] = field(default_factory=list)
+    port: int = 0
+    registered: bool = False
+    listed: bool = False
+
+
+@dataclass(slots=True)
 class PartStatus:
     """One part as the leader sees it; for people."""
 

@@ -71,8 +71,8 @@ when it returns or raises."""
 
 class Transport(Protocol):
     async def connect(self, address: str, service: str, *, timeout_ms: int) -> Stream:
-        """Open a stream to ``service`` ("file", "volume", "resume_key", "witness", "cluster") at
-        ``address``.
+        """Open a stream to ``service`` ("file", "volume", "resume_key", "witness", "dns",
+        "cluster") at ``address``.
 
         Returns when the peer accepted it. Raises Unavailable (with ``refused`` set on the error
         when the peer's host said that nobody listens: that is evidence in the sense of R14),

@@ -30,6 +30,7 @@ from sofs.errors import InvalidParameter, ProtocolError
 from sofs.rpc._gen import (
     cluster_pb2,
     common_pb2,
+    dns_pb2,
     file_pb2,
     resume_key_pb2,
     session_pb2,
@@ -37,7 +38,7 @@ from sofs.rpc._gen import (
     witness_pb2,
 )
 
-_FILES = (common_pb2, file_pb2, volume_pb2, resume_key_pb2, witness_pb2, cluster_pb2)
+_FILES = (common_pb2, file_pb2, volume_pb2, resume_key_pb2, witness_pb2, dns_pb2, cluster_pb2)
 
 _SCALARS: dict[Any, int] = {
     bool: FieldDescriptor.TYPE_BOOL,

@@ -11,6 +11,7 @@ METHODS: Final = {
     "volume": "/sofs.v1.Volume/Session",
     "resume_key": "/sofs.v1.ResumeKey/Session",
     "witness": "/sofs.v1.Witness/Session",
+    "dns": "/sofs.v1.Dns/Session",
     "cluster": "/sofs.v1.Cluster/Session",
 }
 SERVICES: Final = {method: service for service, method in METHODS.items()}

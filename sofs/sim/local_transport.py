@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from sofs.errors import InvalidParameter, SofsError, Unavailable
 from sofs.ports.stream import Accept, Envelope, Listener, Stream, Transport
 
-SERVICES = ("file", "volume", "resume_key", "witness", "cluster")
+SERVICES = ("file", "volume", "resume_key", "witness", "dns", "cluster")
 
 
 class LocalStream(Stream):
