@@ -32,6 +32,7 @@ from pathlib import Path
 from types import TracebackType
 
 from sofs.actors.compose import PartConfig, create_roots
+from sofs.actors.lifecycle import DNS_HOST, DNS_NAME
 from sofs.actors.ray_testing import RayCluster as RayCluster
 from sofs.actors.rundir import normal_root
 from sofs.client.background import loop_thread
@@ -69,7 +70,8 @@ class Part:
 
 
 class LocalCluster:
-    """Coordinator, resume-key, nodes, and what else ``roles`` names, on one folder."""
+    """Coordinator, resume-key, nodes, and if they are wanted witnesses and a DNS part, on one
+    folder."""
 
     def __init__(
         self,
@@ -80,13 +82,15 @@ class LocalCluster:
         run_dir: str | os.PathLike[str] | None = None,
         restart: bool = True,
         witness: bool = True,
+        dns: bool = False,
+        dns_ttl_s: int = 60,
     ) -> None:
         self.root = normal_root(os.fspath(root))  # A folder, or the URL of a backend.
         self._own_run_dir = run_dir is None
         self.run_dir = Path(run_dir or tempfile.mkdtemp(prefix="sofs-run-"))
         self.credential = secrets.token_urlsafe(32)
         self.restart = restart
-        self.port = port or _free_port([f"127.0.0.{11 + i}" for i in range(nodes)])
+        self.port = port or _free_port([DNS_HOST, *(f"127.0.0.{11 + i}" for i in range(nodes))])
         self.parts: dict[str, Part] = {}
         self._lock = threading.RLock()
         self._stopping = threading.Event()
@@ -94,12 +98,17 @@ class LocalCluster:
         hosts = [f"127.0.0.{11 + i}" for i in range(nodes)]
         addresses = [f"{host}:{self.port}" for host in hosts]
         self._witnesses = [f"{host}:{self.port + 1}" for host in hosts] if witness else []
+        self._dns = f"{DNS_HOST}:{self.port}" if dns else ""
+        self.dns_address = f"{DNS_HOST}:{self.port + 1}" if dns else ""
+        self._dns_ttl_s = dns_ttl_s
         self._add("coordinator", "coordinator", "127.0.0.1:0", addresses)
         self._add("resume-key", "resume-key", "127.0.0.1:0", addresses)
         for i, address in enumerate(addresses):
             self._add(f"node-{i + 1}", "node", address, addresses)
         for i, address in enumerate(self._witnesses):
             self._add(f"witness-{i + 1}", "witness", address, addresses)
+        if dns:
+            self._add("dns", "dns", self._dns, addresses)
 
     def _add(self, name: str, role: str, address: str, access_point: list[str]) -> None:
         self.parts[name] = Part(
@@ -112,6 +121,10 @@ class LocalCluster:
                 run_dir=str(self.run_dir),
                 access_point=access_point,
                 witnesses=self._witnesses,
+                dns=self._dns,
+                dns_name=DNS_NAME if self._dns else "",
+                dns_address=self.dns_address,
+                dns_ttl_s=self._dns_ttl_s,
                 die_with_parent=True,
             )
         )
@@ -293,6 +306,11 @@ class LocalCluster:
     def url(self) -> str:
         return f"sofs://{','.join(self.addresses)}/share"
 
+    @property
+    def dns_url(self) -> str:
+        """The share by its access point's name, for a cluster with a DNS part."""
+        return f"sofs://{DNS_NAME}/share?dns={self.dns_address}"
+
     def url_from(self, first: str) -> str:
         """The URL with one node's address first, to choose where a client starts."""
         address = self.parts[first].config.address
@@ -350,8 +368,9 @@ def _free_port(hosts: list[str]) -> int:
         try:
             for host in hosts:
                 for candidate in (port, port + 1):
-                    with socket.socket() as probe:
+                    with socket.socket() as probe, socket.socket(type=socket.SOCK_DGRAM) as other:
                         probe.bind((host, candidate))
+                        other.bind((host, candidate))
         except OSError:
             continue
         return port

@@ -13,11 +13,14 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final, Protocol, cast
 
-from sofs.core.witness import configured_interfaces
+from sofs.core.members import Member
+from sofs.core.witness import configured_interfaces, host_of
+from sofs.core.zone import TTL_DEFAULT_S
 from sofs.errors import BadNetworkName, FormatRefused, InvalidParameter, SofsError
 from sofs.ports.log import FencedStore
 from sofs.ports.platform import Platform
 from sofs.ports.store import Store
+from sofs.rpc.address import split_address
 from sofs.rpc.convert import WireCodec
 from sofs.rpc.transport import GrpcTransport
 from sofs.services.authority.env import (
@@ -29,6 +32,7 @@ from sofs.services.authority.env import (
 )
 from sofs.services.authority.schema import SCHEMA
 from sofs.services.authority.service import AuthorityPart
+from sofs.services.dns.part import DnsConfig, DnsPart
 from sofs.services.leader.part import LeaderPart
 from sofs.services.leader.reign import LeaderEnv, LeaderSettings
 from sofs.services.leader.run import LEADER_ROLE, superseded
@@ -60,7 +64,9 @@ LEADER_SEGMENT_BYTES: Final = 256 * 1024  # Its log takes a few records a day.
 class PartConfig:
     """What a process must know to be a part; plain data, written as JSON. Addresses are
     ``host:port``; ``access_point`` lists those of all nodes, ``witnesses`` those of all
-    witnesses: each watches the nodes of the other hosts."""
+    witnesses: each watches the nodes of the other hosts. ``dns``: where the DNS part takes
+    registrations ("": there is none), ``dns_address``: where it answers for ``dns_name``.
+    ``machine``: what the leader calls the one that this part is for."""
 
     role: str
     name: str
@@ -75,6 +81,11 @@ class PartConfig:
     die_with_parent: bool = False
     log_level: str = "INFO"
     hand_back_after_ms: int = 2_000
+    dns: str = ""
+    dns_name: str = ""
+    dns_address: str = ""
+    dns_ttl_s: int = TTL_DEFAULT_S
+    machine: str = ""
     # For the leader only; see ``LeaderSettings``.
     wanted_nodes: int = 0
     node_port: int = 0
@@ -130,6 +141,8 @@ async def start_part(
         return await _start_node(config, world, on_fatal)
     if config.role == "witness":
         return await _start_witness(config, world, on_fatal)
+    if config.role == "dns":
+        return await _start_dns(config, world, on_fatal)
     raise InvalidParameter(f"there is no part {config.role!r}")
 
 
@@ -151,6 +164,9 @@ async def _start_node(
             interfaces=lambda: configured_interfaces(
                 config.access_point, config.witnesses, config.address
             ),
+            access_point=config.dns_name,
+            dns=config.dns,
+            machine=config.machine,
         ),
         on_exit=on_fatal,
     )
@@ -176,6 +192,45 @@ async def _start_witness(
     )
     await part.start(config.address)
     return part
+
+
+async def _start_dns(
+    config: PartConfig, world: World, on_fatal: Callable[[BaseException], None]
+) -> RunningPart:
+    from sofs.dns_wire.server import SocketWire
+
+    fenced = await open_cluster_root(config, world, probe=False)
+
+    async def leader_epoch() -> int:
+        owner = await fenced.highest_claim(LEADER_ROLE)
+        return 0 if owner is None else int(owner.epoch)
+
+    part = DnsPart(
+        clock=world.clock,
+        entropy=world.entropy,
+        transport=world.transport,
+        wire=SocketWire(),
+        config=DnsConfig(
+            name=config.name,
+            access_point=config.dns_name,
+            address=config.dns_address,
+            ttl_s=config.dns_ttl_s,
+            # Without a run there is no leader, and the access point is as it was configured.
+            members=None if config.run_id else configured_members(config.access_point),
+        ),
+        leader_epoch=leader_epoch,
+        on_exit=on_fatal,
+    )
+    await part.start(config.address)
+    return part
+
+
+def configured_members(access_point: list[str]) -> list[Member]:
+    """The nodes of an access point that no leader keeps: ``node-1`` and so on, in its order."""
+    return [
+        Member(f"node-{number}", "", (host_of(address),), split_address(address)[1])
+        for number, address in enumerate(access_point, 1)
+    ]
 
 
 async def _start_authority(
@@ -224,6 +279,8 @@ async def _start_leader(
                 wanted_nodes=config.wanted_nodes,
                 node_port=config.node_port,
                 witness_port=config.witness_port,
+                access_point=config.dns_name,
+                dns=config.dns,
             ),
             clock=world.clock,
             entropy=world.entropy,

@@ -27,7 +27,8 @@ from sofs.actors.procfile import ProcFacts
 from sofs.actors.ray_cluster import HEAD, RAY_NODE
 from sofs.actors.rundir import RunRecord
 from sofs.constants import BLOCK_BYTES
-from sofs.core.messages import CorruptKind, CorruptList, CorruptPlace, PartStateReply
+from sofs.core.messages import CorruptKind, CorruptList, CorruptPlace, MemberList, PartStateReply
+from sofs.core.zone import TTL_DEFAULT_S, Zone, ZoneSettings
 from sofs.errors import (
     InvalidParameter,
     OtherRun,
@@ -37,7 +38,8 @@ from sofs.errors import (
     error_from_code,
 )
 from sofs.rpc.transport import GrpcTransport
-from sofs.services.leader.ask import answers, corrupt_list, part_state
+from sofs.services.leader.ask import answers, corrupt_list, member_list, part_state
+from sofs.services.leader.plan import DNS
 from sofs.services.leader.reign import SLOTS_MAX
 from sofs.services.leader.run import LEADER_ROLE
 from sofs.storage import SystemClock, SystemEntropy, ThreadBlocking, attach, open_fenced, roots
@@ -46,7 +48,9 @@ NODES_DEFAULT: Final = 3
 READY_S_MAX: Final = 120.0
 PROBLEM_S_MAX: Final = 3.0  # A part that cannot start for this long fails the start.
 POLL_S: Final = 0.05
-PORTS_COUNT: Final = 2  # Node and witness.
+PORTS_COUNT: Final = 4  # Node, witness, the DNS part's registrations and its answers.
+DNS_HOST: Final = "127.0.0.10"
+DNS_NAME: Final = "sofs.internal"  # Nobody's: ".internal" is for names like this.
 SHARE: Final = "share"
 _KINDS: Final = tuple(CorruptKind)
 
@@ -55,7 +59,8 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True, slots=True)
 class UpOptions:
-    """What `sofs up` was told. ``nodes`` and ``port``: 0 means the default, or what was there."""
+    """What `sofs up` was told. ``nodes``, ``port``, ``dns_name``: 0 and "" mean the default, or
+    what was there; so does None for ``dns_ttl_s``."""
 
     root: str
     nodes: int = 0
@@ -63,6 +68,8 @@ class UpOptions:
     port: int = 0
     take_over: bool = False
     die_with_parent: bool = False
+    dns_name: str = ""
+    dns_ttl_s: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,11 +93,12 @@ def up(options: UpOptions, environment: Mapping[str, str], say: Say = ignore) ->
     """Start the cluster on ``options.root``, or what is missing of it; return when it serves.
 
     Raises CredentialRefused (another's root), OtherRun (another run serves it), InvalidParameter
-    (it is up with other options), DiskFull, ReadOnlyBackend, BackendRefused, Unavailable (a process
-    did not start; the message names its log).
+    (a bad option, or it is up with others), DiskFull, ReadOnlyBackend, BackendRefused, Unavailable
+    (a process did not start; the message names its log).
     """
     if not 0 <= options.nodes <= SLOTS_MAX:
         raise InvalidParameter(f"--nodes {options.nodes}: a cluster has 1 to {SLOTS_MAX} nodes")
+    Zone(ZoneSettings(options.dns_name or DNS_NAME, ttl_s=options.dns_ttl_s or 0), 0)
     root = rundir.normal_root(options.root)
     named = Path(options.run_dir).absolute() if options.run_dir is not None else None
     try:
@@ -156,6 +164,15 @@ def _check_same(record: RunRecord, root: str, cluster: bytes, options: UpOptions
         raise InvalidParameter(
             f"the cluster is up at port {record.node_port}; to change it, run `sofs down` first"
         )
+    if options.dns_name and options.dns_name != record.dns_name:
+        raise InvalidParameter(
+            f"the cluster is up as {record.dns_name!r}; to change its name, run `sofs down` first"
+        )
+    if options.dns_ttl_s is not None and options.dns_ttl_s != record.dns_ttl_s:
+        raise InvalidParameter(
+            f"the cluster is up with a TTL of {record.dns_ttl_s} s; to change it, run `sofs down` "
+            "first"
+        )
 
 
 def _new_record(
@@ -174,11 +191,13 @@ def _new_record(
     wanted = options.port
     if not wanted and last is not None:
         # Clients know the old addresses.
-        if all(ray_cluster.is_free(hosts, last.node_port + i) for i in range(PORTS_COUNT)):
+        bound = [*hosts, DNS_HOST]
+        if all(ray_cluster.is_free(bound, last.node_port + i) for i in range(PORTS_COUNT)):
             wanted = last.node_port
         else:
             say(f"port {last.node_port} of the last run is taken by now: choosing another")
-    port = ray_cluster.pick_ports(hosts, PORTS_COUNT, wanted)
+    port = ray_cluster.pick_ports([*hosts, DNS_HOST], PORTS_COUNT, wanted)
+    ttl_s = last.dns_ttl_s if last is not None and last.dns_port else TTL_DEFAULT_S
     return RunRecord(
         root=root,
         cluster=cluster.hex(),
@@ -191,6 +210,10 @@ def _new_record(
         base_epoch=base_epoch,
         take_over=options.take_over,
         hosts=hosts,
+        dns_host=DNS_HOST,
+        dns_port=port + 2,
+        dns_name=options.dns_name or (last.dns_name if last is not None else "") or DNS_NAME,
+        dns_ttl_s=ttl_s if options.dns_ttl_s is None else options.dns_ttl_s,
     )
 
 
@@ -270,6 +293,10 @@ def leader_config(run_dir: Path, record: RunRecord) -> PartConfig:
         witness_port=record.witness_port,
         base_epoch=record.base_epoch,
         take_over=record.take_over,
+        dns=record.dns,
+        dns_name=record.dns_name,
+        dns_address=record.dns_address,
+        dns_ttl_s=record.dns_ttl_s,
     )
 
 
@@ -286,16 +313,17 @@ def _await_launch(launch: subprocess.Popen[bytes], run_dir: Path) -> None:
         raise Unavailable(f"the leader could not be started; see {log}: {words}")
 
 
-def part_names(nodes: int) -> list[str]:
+def part_names(record: RunRecord) -> list[str]:
     """The names of all parts of a cluster."""
-    slots = [f"{role}-{slot}" for slot in range(1, nodes + 1) for role in ("node", "witness")]
-    keeper = ["resume-key"]
-    return [LEADER_ROLE, "coordinator", *keeper, *slots]
+    numbers = range(1, record.nodes + 1)
+    slots = [f"{role}-{slot}" for slot in numbers for role in ("node", "witness")]
+    dns = [DNS] if record.dns_port else []
+    return [LEADER_ROLE, "coordinator", "resume-key", *dns, *slots]
 
 
 def _wait_serving(run_dir: Path, record: RunRecord, credential: str, say: Say) -> None:
     """Return when every part listens and the volume has an active authority."""
-    names = part_names(record.nodes)
+    names = part_names(record)
     deadline = time.monotonic() + READY_S_MAX
     failing: dict[str, float] = {}
     said: set[str] = set()
@@ -413,7 +441,8 @@ class CorruptReport:
 @dataclass(frozen=True, slots=True)
 class Report:
     """``notes`` say what is wrong and what to do. ``serving``: can clients be served? ``corrupt``:
-    what was found damaged, the first of ``corrupt_total`` places."""
+    what was found damaged, the first of ``corrupt_total`` places. ``dns``: the access point's name,
+    where it is answered, and who is listed."""
 
     up: bool
     run_dir: str
@@ -425,6 +454,8 @@ class Report:
     notes: list[str]
     corrupt: list[CorruptReport] = field(default_factory=list)
     corrupt_total: int = 0
+    dns: str = ""
+    dns_url: str = ""
 
 
 def status(run_dir: Path, credential: str) -> Report:
@@ -434,7 +465,7 @@ def status(run_dir: Path, credential: str) -> Report:
         return Report(False, str(run_dir), "", "", "", False, [], [])
     found = {f.name: f for f in procfile.read_all(run_dir) if f.run == record.run_id}
     names = [HEAD, *(f"{RAY_NODE}-{i}" for i in range(1, record.nodes + 1))]
-    names += [name for name in part_names(record.nodes) if record.up or name in found]
+    names += [name for name in part_names(record) if record.up or name in found]
     asked = [found[n] for n in names if n in found and found[n].address]
     asked = [facts for facts in asked if procfile.alive(facts)]
     answers, damage = asyncio.run(_states_and_damage(asked, credential))
@@ -456,7 +487,40 @@ def status(run_dir: Path, credential: str) -> Report:
         notes=[*_notes(record, reports), *_damage_notes(damage)],
         corrupt=[_damaged(place) for place in damage.places],
         corrupt_total=damage.total,
+        dns=_dns_line(record, reports),
+        dns_url=record.dns_url,
     )
+
+
+def _dns_line(record: RunRecord, reports: Sequence[PartReport]) -> str:
+    """One line of how the access point is resolved; "" for a run without a DNS part."""
+    if not record.dns_port:
+        return ""
+    facts: dict[str, str] = {}
+    for report in reports:
+        if report.role == DNS and report.state in ("serving", "learning"):
+            facts = dict(fact.split("=", 1) for fact in report.facts if "=" in fact)
+    where = f"{record.dns_name} at {record.dns_address}"
+    if not facts:
+        return f"{where}: not answered now"
+    return f"{where}: {facts.get('listed') or 'nobody listed yet'}"
+
+
+def dns_members(run_dir: Path, credential: str) -> MemberList:
+    """Return what the access point's zone is made of, from the DNS part itself. Raises Unavailable
+    when it is not there."""
+    facts = procfile.read(procfile.proc_folder(run_dir) / f"{DNS}.json")
+    if facts is None or not facts.address or not procfile.alive(facts):
+        raise Unavailable("the DNS part does not run; `sofs status` says what does")
+
+    async def ask(address: str) -> MemberList:
+        world = make_world(credential)
+        try:
+            return await member_list(world.clock, world.transport, address)
+        finally:
+            await world.transport.close()
+
+    return asyncio.run(ask(facts.address))
 
 
 def _damaged(place: CorruptPlace) -> CorruptReport:

@@ -79,6 +79,7 @@ class RayPlatform:
             address=order.address,
             access_point=list(order.access_point),
             witnesses=list(order.witnesses),
+            machine=order.machine,
         )
         options = actor_options(
             order.name,

@@ -241,13 +241,14 @@ def end_all(run_dir: Path, run: str) -> int:
 
 
 def is_free(hosts: Sequence[str], port: int) -> bool:
-    """Can this TCP port be bound now at all of ``hosts``?"""
+    """Can this port be bound now at all of ``hosts``, for TCP and UDP?"""
     for host in hosts:
-        with socket.socket() as probe:
+        with socket.socket() as probe, socket.socket(type=socket.SOCK_DGRAM) as datagrams:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
                 probe.bind((host, port))
                 probe.listen(1)
+                datagrams.bind((host, port))
             except OSError:
                 return False
     return True

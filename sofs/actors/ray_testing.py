@@ -131,7 +131,7 @@ class RayCluster:
         self._up = lifecycle.up(options, _without_credential(), lifecycle.ignore)
         self.parts = {
             name: RayPart(self._config(name), self.run_dir)
-            for name in lifecycle.part_names(self._up.record.nodes)
+            for name in lifecycle.part_names(self._up.record)
         }
 
     def _config(self, name: str) -> PartConfig:
@@ -142,6 +142,8 @@ class RayCluster:
         if slot:
             port = up.record.node_port if role == "node" else up.record.witness_port
             address = f"{up.record.hosts[int(slot) - 1]}:{port}"
+        elif role == "dns":
+            address = up.record.dns
         return PartConfig(
             role=role,
             name=name,
@@ -272,6 +274,11 @@ class RayCluster:
     @property
     def url(self) -> str:
         return self.up.record.url
+
+    @property
+    def dns_url(self) -> str:
+        """The share by its access point's name."""
+        return self.up.record.dns_url
 
     def url_from(self, first: str) -> str:
         """The URL with one node's address first, to choose where a client starts."""

@@ -51,7 +51,9 @@ RUN_FORMAT: Final = 1
 @dataclass(slots=True)
 class RunRecord:
     """What ``run.json`` says. ``up`` is set before the first process is started and cleared after
-    the last one was seen to be gone. ``temp``: Ray's folder for sockets and its own logs."""
+    the last one was seen to be gone. ``temp``: Ray's folder for sockets and its own logs.
+    ``dns_port``: where the DNS part takes registrations, and one above it answers; 0: a run of a
+    version that had none."""
 
     root: str
     cluster: str
@@ -67,6 +69,10 @@ class RunRecord:
     ray_address: str = ""
     format: int = RUN_FORMAT
     hosts: list[str] = field(default_factory=list)
+    dns_host: str = ""
+    dns_port: int = 0
+    dns_name: str = ""
+    dns_ttl_s: int = 0
 
     @property
     def addresses(self) -> list[str]:
@@ -76,6 +82,21 @@ class RunRecord:
     @property
     def url(self) -> str:
         return f"sofs://{','.join(self.addresses)}/share"
+
+    @property
+    def dns(self) -> str:
+        """Where the DNS part takes registrations; "" if there is none."""
+        return f"{self.dns_host}:{self.dns_port}" if self.dns_port else ""
+
+    @property
+    def dns_address(self) -> str:
+        """Where the DNS part answers, UDP and TCP; "" if there is none."""
+        return f"{self.dns_host}:{self.dns_port + 1}" if self.dns_port else ""
+
+    @property
+    def dns_url(self) -> str:
+        """The share by the access point's name; "" if there is no DNS part."""
+        return f"sofs://{self.dns_name}/share?dns={self.dns_address}" if self.dns_port else ""
 
 
 def base_dir(environment: Mapping[str, str]) -> Path:

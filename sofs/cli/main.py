@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from sofs import __version__
-from sofs.cli import delegate, down, status, up
+from sofs.cli import delegate, dns, down, status, up
 from sofs.errors import SofsError
 
 EXIT_BROKEN_PROMISE: Final = 1
@@ -25,6 +25,7 @@ examples:
   sofs up --root /srv/sofs              start a cluster of three nodes on a folder
   sofs status                           every part of it, and what is wrong
   sofs status --json | jq .parts        the same for programs
+  sofs dns ls                           who is listed under its name
   sofs down                             end its processes; files stay
   sofs demo                             see it survive the death of every part
   sofs bench                            measure it on this machine
@@ -46,7 +47,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"sofs {__version__}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
-    for module in (up, down, status):
+    for module in (up, down, status, dns):
         module.add_parser(commands)
     delegate.add_parser(commands, "demo", "see a cluster survive the death of every part")
     delegate.add_parser(commands, "bench", "measure a cluster on this machine")

@@ -69,6 +69,7 @@ def table(report: Report, facts: bool = False) -> str:
         lines += [f"root     {report.root}", f"run dir  {report.run_dir}"]
     if report.up:
         lines += [f"run      {report.run_id[:8]}", f"url      {report.url}"]
+        lines += [f"dns      {report.dns}"] if report.dns else []
     if report.parts:
         lines += ["", f"{'PART':14}{'STATE':12}{'ADDRESS':20}{'PID':>8}  INCARNATION"]
     for part in report.parts:

@@ -10,14 +10,17 @@ from pathlib import Path
 from typing import Final
 
 from sofs.actors import lifecycle
-from sofs.actors.lifecycle import NODES_DEFAULT, UpOptions
+from sofs.actors.lifecycle import DNS_NAME, NODES_DEFAULT, PORTS_COUNT, UpOptions
+from sofs.core.zone import TTL_DEFAULT_S
 from sofs.rpc.credential import CREDENTIAL_FILE, CREDENTIAL_VARIABLE
 
+PORT_MAX: Final = 65535 - PORTS_COUNT + 1  # Those behind it are used too.
 EXAMPLES: Final = """\
 examples:
   sofs up                                     three nodes on ~/.local/share/sofs/root
   sofs up --root /mnt/shared/sofs --nodes 5   five nodes on a folder of a shared file system
   sofs up --root file:///srv/sofs --run-dir /run/sofs
+  sofs up --dns-name files.example.org        under a name of your own (docs/DNS.md)
   sofs up --take-over                         although the leader of another run answers
 
 It is safe to repeat: what runs is kept, what is missing is started.
@@ -37,6 +40,18 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "--nodes", type=_count, default=0, help=f"nodes that serve (default {NODES_DEFAULT})"
     )
     parser.add_argument("--port", type=_port, default=0, help="of the nodes (default: a free one)")
+    parser.add_argument(
+        "--dns-name",
+        metavar="NAME",
+        default="",
+        help=f"name of the access point in DNS (default {DNS_NAME})",
+    )
+    parser.add_argument(
+        "--dns-ttl",
+        type=int,
+        metavar="SECONDS",
+        help=f"how long resolvers may keep its records (default {TTL_DEFAULT_S})",
+    )
     add_run_dir(parser)
     parser.add_argument(
         "--take-over", action="store_true", help="claim the cluster from another run that answers"
@@ -62,8 +77,8 @@ def _count(text: str) -> int:
 
 def _port(text: str) -> int:
     value = int(text)
-    if not 1024 <= value <= 65534:
-        raise argparse.ArgumentTypeError("a port is 1024 to 65534")
+    if not 1024 <= value <= PORT_MAX:
+        raise argparse.ArgumentTypeError(f"a port is 1024 to {PORT_MAX}")
     return value
 
 
@@ -89,6 +104,8 @@ def run(options: argparse.Namespace) -> int:
             run_dir=options.run_dir,
             port=options.port,
             take_over=options.take_over,
+            dns_name=options.dns_name,
+            dns_ttl_s=options.dns_ttl,
         ),
         os.environ,
         say,
@@ -98,6 +115,8 @@ def run(options: argparse.Namespace) -> int:
     else:
         print(f"already up: {done.record.nodes} nodes on {root}")
     print(f"url         {done.record.url}")
+    if done.record.dns_url:
+        print(f"by name     {done.record.dns_url}")
     print(f"credential  export {CREDENTIAL_VARIABLE}={done.run_dir / CREDENTIAL_FILE}")
     print(f"run dir     {done.run_dir}")
     return 0

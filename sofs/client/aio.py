@@ -412,7 +412,8 @@ def connect(
     clock: Clock | None = None,
     entropy: Entropy | None = None,
 ) -> Connecting:
-    """Connect to a share: ``sofs://host[:port][,host2...]/share``.
+    """Connect to a share: ``sofs://host[:port][,host2...]/share``, or by its access point's name
+    ``sofs://name/share?dns=host:port``, which that DNS server is asked for.
 
     ``credential``: the cluster's, or the path of its file; else SOFS_CREDENTIAL says.
     ``deadline_ms``: how long an operation may take, failovers included. ``resolver``: an async

@@ -2,7 +2,8 @@
 
 Order. IPv6 addresses first, each family rotated from a random start, so that clients spread over
 the nodes; an address that just failed goes last. Addresses come from the caller (or its resolver,
-asked again when a whole round failed) and from every node's HelloReply.
+asked again when a whole round failed) and from every node's HelloReply. A resolver that says that
+its answers are ``ordered`` has spread the clients already: then nothing is rotated here.
 
 A dead address refuses at once; a frozen one accepts and stays silent. So the next address is tried
 when the last one failed or CLIENT_HEDGE_MS after it, whichever comes first, and the first stream
@@ -37,6 +38,8 @@ class AddressBook:
         self._turn = rotation.getrandbits(16)
         if callable(addresses):
             self._resolver = addresses
+            if getattr(addresses, "ordered", False):
+                self._turn = 0
         else:
             self._configured = list(dict.fromkeys(addresses))[: limits.ADDRESSES_MAX]
             if not self._configured:

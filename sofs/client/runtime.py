@@ -7,14 +7,13 @@ a connection is made: ``import sofs`` stays cheap.
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 import os
 import socket
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
 from sofs.client.dialing import Resolver
-from sofs.client.url import ShareUrl, join_host
+from sofs.client.url import PORT_DEFAULT, ShareUrl, is_literal, join_host
 from sofs.ports.runtime import Clock, Entropy
 from sofs.ports.stream import Transport
 
@@ -70,15 +69,20 @@ def _grpc(credential: str | None, clock: Clock) -> Callable[[], tuple[Transport,
 
 
 def _addresses(url: ShareUrl) -> Sequence[str] | Resolver:
-    """The URL's addresses; a resolver when some of them are names."""
-    if all(_is_literal(host) for host, _ in url.hosts):
+    """The URL's addresses; a resolver when some of them are names, or DNS servers are named."""
+    if url.dns:
+        from sofs.dns_wire.resolver import Resolver as DnsResolver
+
+        [(name, port)] = url.hosts
+        return DnsResolver(name, url.dns, port, PORT_DEFAULT)
+    if all(is_literal(host) for host, _ in url.hosts):
         return url.addresses
 
     async def resolve() -> Sequence[str]:
         loop = asyncio.get_running_loop()
         found: dict[str, None] = {}
         for host, port in url.hosts:
-            if _is_literal(host):
+            if is_literal(host):
                 found[join_host(host, port)] = None
                 continue
             for *_, where in await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM):
@@ -86,11 +90,3 @@ def _addresses(url: ShareUrl) -> Sequence[str] | Resolver:
         return list(found)
 
     return resolve
-
-
-def _is_literal(host: str) -> bool:
-    try:
-        ipaddress.ip_address(host)
-    except ValueError:
-        return host == "localhost"
-    return True

@@ -1,7 +1,10 @@
-"""``sofs://host[:port][,host2[:port]...]/share``: where a share is."""
+"""Where a share is: ``sofs://host[:port][,host2[:port]...]/share``, or by the access point's name
+``sofs://name[:port]/share?dns=host[:port][,host2[:port]...]``, to be asked from those DNS
+servers."""
 
 from __future__ import annotations
 
+import ipaddress
 from dataclasses import dataclass
 from typing import Final
 from urllib.parse import unquote
@@ -9,23 +12,31 @@ from urllib.parse import unquote
 from sofs.errors import InvalidParameter
 
 PORT_DEFAULT: Final = 7440
+DNS_PORT_DEFAULT: Final = 53
+DNS_SERVERS_MAX: Final = 8
 SCHEME: Final = "sofs://"
-_FORM: Final = "write sofs://host[:port][,host2[:port]...]/share"
+_FORM: Final = "write sofs://host[:port][,host2[:port]...]/share[?dns=host:port]"
 
 
 @dataclass(frozen=True, slots=True)
 class ShareUrl:
-    """``hosts``: (host, port) in the order given; IPv6 addresses without brackets."""
+    """``hosts``: (host, port) in the order given; IPv6 addresses without brackets. ``dns``: servers
+    to ask for the one host; its port is then 0 when none was given, and the servers tell it."""
 
     hosts: tuple[tuple[str, int], ...]
     share: str
+    dns: tuple[tuple[str, int], ...] = ()
 
     @property
     def addresses(self) -> list[str]:
         return [join_host(host, port) for host, port in self.hosts]
 
     def __str__(self) -> str:
-        return f"{SCHEME}{','.join(self.addresses)}/{self.share}"
+        if not self.dns:
+            return f"{SCHEME}{','.join(self.addresses)}/{self.share}"
+        [(name, port)] = self.hosts
+        servers = ",".join(join_host(*server) for server in self.dns)
+        return f"{SCHEME}{join_host(name, port) if port else name}/{self.share}?dns={servers}"
 
 
 def join_host(host: str, port: int) -> str:
@@ -37,6 +48,7 @@ def parse_url(url: str) -> ShareUrl:
     if not url.startswith(SCHEME):
         raise InvalidParameter(f"{url!r} does not start with {SCHEME}; {_FORM}")
     hosts_text, slash, share = url[len(SCHEME) :].partition("/")
+    share, question, query = share.partition("?")
     share = unquote(share.rstrip("/"))
     if not slash or not share:
         raise InvalidParameter(f"{url!r} names no share; {_FORM}")
@@ -44,11 +56,34 @@ def parse_url(url: str) -> ShareUrl:
         raise InvalidParameter(f"the share name {share!r} is no single name; {_FORM}")
     if "@" in hosts_text:
         raise InvalidParameter(f"{url!r} holds an '@': give the credential as an argument")
-    hosts = tuple(_parse_host(text, url) for text in hosts_text.split(","))
-    return ShareUrl(hosts, share)
+    dns = _parse_query(query, url) if question else ()
+    port_default = 0 if dns else PORT_DEFAULT
+    hosts = tuple(_parse_host(text, url, port_default) for text in hosts_text.split(","))
+    if dns and (len(hosts) > 1 or is_literal(hosts[0][0])):
+        raise InvalidParameter(f"{url!r}: with ?dns= there is one name to ask for, and no address")
+    return ShareUrl(hosts, share, dns)
 
 
-def _parse_host(text: str, url: str) -> tuple[str, int]:
+def is_literal(host: str) -> bool:
+    """Is it an address, which nobody needs to resolve?"""
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return host == "localhost"
+    return True
+
+
+def _parse_query(query: str, url: str) -> tuple[tuple[str, int], ...]:
+    key, _, value = query.partition("=")
+    if key != "dns" or "&" in value:
+        raise InvalidParameter(f"{url!r} holds {query!r}; only dns= may stand behind the '?'")
+    servers = unquote(value).split(",")
+    if len(servers) > DNS_SERVERS_MAX:
+        raise InvalidParameter(f"{url!r} names {len(servers)} DNS servers of {DNS_SERVERS_MAX}")
+    return tuple(_parse_host(text, url, DNS_PORT_DEFAULT) for text in servers)
+
+
+def _parse_host(text: str, url: str, port_default: int) -> tuple[str, int]:
     if text.startswith("["):
         host, bracket, rest = text[1:].partition("]")
         if not bracket or (rest and not rest.startswith(":")):
@@ -61,7 +96,7 @@ def _parse_host(text: str, url: str) -> tuple[str, int]:
     if not host:
         raise InvalidParameter(f"{url!r} holds an empty host; {_FORM}")
     if not port and not text.endswith(":"):
-        return host, PORT_DEFAULT
+        return host, port_default
     if not (port.isascii() and port.isdigit()) or not 0 < int(port) < 65536:
         raise InvalidParameter(f"the port {port!r} in {url!r} is no number from 1 to 65535")
     return host, int(port)

@@ -32,6 +32,20 @@ def test_url_gives_hosts_and_share() -> None:
     assert url.share == "my share"
 
 
+@pytest.mark.parametrize("text", ["cap.name", "cap.name:7001"])
+def test_url_with_dns_servers_has_one_name_and_a_port_only_if_it_says_one(text: str) -> None:
+    url = parse_url(f"sofs://{text}/my%20share?dns=127.0.0.10:5300,[::1],ns.example.org")
+    name, _, port = text.partition(":")
+    assert url.hosts == ((name, int(port or 0)),)
+    assert url.dns == (("127.0.0.10", 5300), ("::1", 53), ("ns.example.org", 53))
+    assert url.share == "my share"
+    assert str(url) == f"sofs://{text}/my share?dns=127.0.0.10:5300,[::1]:53,ns.example.org:53"
+
+
+def test_share_whose_name_holds_a_question_mark_is_written_with_an_escape() -> None:
+    assert parse_url("sofs://h/a%3Fdns=b").share == "a?dns=b"
+
+
 @pytest.mark.parametrize(
     "url",
     [
@@ -49,6 +63,17 @@ def test_url_gives_hosts_and_share() -> None:
         "sofs://[::1]x/s",
         "sofs://secret@h/s",
         "sofs://h/s/deeper",
+        "sofs://name/s?",
+        "sofs://name/s?dns=",
+        "sofs://name/s?dns=127.0.0.1:0",
+        "sofs://name/s?dns=127.0.0.1:53,",
+        "sofs://name/s?dns=127.0.0.1&more=1",
+        "sofs://name/s?other=1",
+        "sofs://127.0.0.1/s?dns=127.0.0.1:53",
+        "sofs://[::1]/s?dns=127.0.0.1:53",
+        "sofs://one,two/s?dns=127.0.0.1:53",
+        "sofs://name/?dns=127.0.0.1:53",
+        "sofs://name/s?dns=" + ",".join(["127.0.0.1"] * 9),
     ],
 )
 def test_url_that_is_none_is_refused_with_a_reason(url: str) -> None:
@@ -73,6 +98,19 @@ def test_addresses_come_ipv6_first_rotated_and_the_failed_one_last() -> None:
         assert sorted(order) == sorted(given_order)
         firsts.add(order[1])
     assert len(firsts) == 3
+
+
+async def test_addresses_of_a_resolver_that_spreads_clients_itself_keep_their_order() -> None:
+    class Spreading:
+        ordered = True
+
+        async def __call__(self) -> list[str]:
+            return ["2.2.2.2:1", "[::2]:1", "1.1.1.1:1", "[::1]:1"]
+
+    for seed in range(5):
+        book = AddressBook(Spreading(), random.Random(seed))
+        await book.refresh()
+        assert book.order() == ["[::2]:1", "[::1]:1", "2.2.2.2:1", "1.1.1.1:1"]
 
 
 @given(st.permutations(list(range(1, 30))))

@@ -256,7 +256,7 @@ class DnsPart:
             f"leader_epoch={self.membership.epoch}",
             f"version={self.membership.version}",
             f"listed={','.join(member.node for member in listed or [])}",
-            f"registrars={sum(c.remote is not None for c in self._channels)}",
+            f"registered={sum(said for _, said, _ in self.membership.members())}",
             *(f"{name}={value}" for name, value in counters.items()),
         ]
         state = "serving" if listed else "learning"

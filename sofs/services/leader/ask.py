@@ -13,6 +13,8 @@ from sofs.core.messages import (
     CorruptList,
     Hello,
     ListCorrupt,
+    ListMembers,
+    MemberList,
     Message,
     PartState,
     PartStateReply,
@@ -51,6 +53,12 @@ async def corrupt_list(clock: Clock, transport: Transport, address: str) -> Corr
     """Return what is damaged, from the authority at ``address``; FileNotAvailable when it does not
     own the volume, Unavailable after PART_STATE_MS_MAX."""
     return await _ask(clock, transport, address, ListCorrupt(), CorruptList, PART_STATE_MS_MAX)
+
+
+async def member_list(clock: Clock, transport: Transport, address: str) -> MemberList:
+    """Return what the zone is made of, from the DNS part at ``address``; Unavailable after
+    PART_STATE_MS_MAX."""
+    return await _ask(clock, transport, address, ListMembers(), MemberList, PART_STATE_MS_MAX)
 
 
 async def cluster_status(clock: Clock, transport: Transport, address: str) -> ClusterStatusReply:

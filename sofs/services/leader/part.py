@@ -195,7 +195,7 @@ class LeaderPart:
             database.load(replay.image)
         database.apply_changesets(replay.changesets)
         writer = await env.fenced.open_log(claim, first_sequence=replay.position.sequence + 1)
-        reign = Reign(env, claim, database, writer, lineage, self._crash)
+        reign = Reign(env, claim, database, writer, lineage, self._crash, self._transport)
         try:
             await reign.begin()
         except BaseException:
@@ -241,6 +241,9 @@ class LeaderPart:
             slots = ",".join(f"{slot}:{m[:8]}" for slot, m in reign.state.slots().items())
             facts += [f"epoch={reign.claim.epoch}", f"rounds={reign.rounds}", f"slots={slots}"]
             facts.append(f"missing={','.join(reign.missing)}")
+            if reign.registrar is not None and reign.roster is not None:
+                heard = reign.registrar.problem or f"told {reign.registrar.said}"
+                facts.append(f"dns_roster=version {reign.roster.version}, {heard}")
         problem = self.problem or (reign.problem if reign is not None else "")
         if problem:
             facts.append(f"problem={problem}")

@@ -3,7 +3,8 @@
 A *slot* is a place in the access point: a number from 1 to the wanted number of nodes, with an
 address of its own. A machine that serves holds one slot; a slot outlives its machine, so that the
 addresses that clients know stay the same when machines come and go. Every slot has a node and a
-witness. The volume has a coordinator and a resume-key, on different machines if there are two.
+witness. The volume has a coordinator and a resume-key, on different machines if there are two. The
+access point has a DNS part, if it has a name.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ COORDINATOR: Final = "coordinator"
 RESUME_KEY: Final = "resume-key"
 NODE: Final = "node"
 WITNESS: Final = "witness"
+DNS: Final = "dns"
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,12 +53,15 @@ def _preferred(machine: Machine, taken: Mapping[int, str], wanted: int) -> int |
     return slot if 1 <= slot <= wanted and slot not in taken else None
 
 
-def place(slots: Mapping[int, str], placed: Sequence[Placed], *, alone: bool) -> list[Placed]:
+def place(
+    slots: Mapping[int, str], placed: Sequence[Placed], *, alone: bool, dns: bool = False
+) -> list[Placed]:
     """Return every part that should exist, with its machine, given what is placed now.
 
     Authorities stay where they are as long as their machine serves; a resume-key that shares the
     coordinator's machine moves as soon as there is another. ``alone``: with one machine only, the
-    resume-key is made there too (it still helps when a process dies) instead of waiting.
+    resume-key is made there too (it still helps when a process dies) instead of waiting. ``dns``:
+    there is a DNS part, which stays where it is too, at first on the last machine.
     """
     parts: list[Placed] = []
     for slot, machine in sorted(slots.items()):
@@ -73,6 +78,8 @@ def place(slots: Mapping[int, str], placed: Sequence[Placed], *, alone: bool) ->
         keeper = _other(serving, coordinator)
     if keeper != coordinator or alone or RESUME_KEY in homes:
         parts.append(Placed(RESUME_KEY, RESUME_KEY, keeper))
+    if dns:
+        parts.append(Placed(DNS, DNS, homes.get(DNS) or serving[-1]))
     return parts
 
 

@@ -11,6 +11,9 @@ The loop runs in guarded stages: an error of the platform or the store ends the 
 people (``problem``), and the next round comes after a pause that grows while errors last. A part
 whose creation did not help is created again with a growing pause of its own. An error that nobody
 expected ends the process: then the platform starts another leader, which begins from the store.
+
+Who belongs to the access point is told to its DNS part (``services/dns``): the slots that are held,
+each with its machine, once they are durable. Whoever lost its slot is not listed any more.
 """
 
 from __future__ import annotations
@@ -22,6 +25,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from sofs.core.entries import Boundary, CheckpointEntry, CheckpointRef, EntryCodec, Lineage
+from sofs.core.messages import DnsMember, SetMembers
 from sofs.errors import SofsError, Unavailable
 from sofs.ids import Position
 from sofs.ports.log import Claim, FencedStore, LogWriter
@@ -29,8 +33,10 @@ from sofs.ports.platform import Machine, PartOrder, Platform
 from sofs.ports.recovery import LogRecovery
 from sofs.ports.runtime import Clock, Entropy
 from sofs.ports.state import StateDatabase
+from sofs.ports.stream import Transport
 from sofs.services.authority.group_log import GroupLog
-from sofs.services.leader.plan import NODE, WITNESS, Placed, assign_slots, place
+from sofs.services.dns.registrar import Registrar
+from sofs.services.leader.plan import DNS, NODE, WITNESS, Placed, assign_slots, place
 from sofs.services.leader.state import SCHEMA_VERSION, LeaderState
 from sofs.services.tasks import Tasks
 
@@ -50,7 +56,7 @@ SLOTS_MAX: Final = 64
 class LeaderSettings:
     """What ``sofs up`` tells the leader. ``base_epoch``: highest leader claim that it saw.
     ``take_over``: claim although that claim's leader answers. Ports of nodes and witnesses; 0:
-    any."""
+    any. ``dns``: where the DNS part of ``access_point`` takes registrations; "" for none."""
 
     run_id: bytes
     base_epoch: int = 0
@@ -58,6 +64,8 @@ class LeaderSettings:
     wanted_nodes: int = 3
     node_port: int = 0
     witness_port: int = 0
+    access_point: str = ""
+    dns: str = ""
     host_of: Callable[[int], str] = lambda slot: f"127.0.0.{10 + slot}"
 
 
@@ -86,6 +94,7 @@ class Reign:
         writer: LogWriter,
         lineage: Lineage,
         on_crash: Callable[[BaseException], None],
+        transport: Transport | None = None,
     ) -> None:
         self.env = env
         self.claim = claim
@@ -109,6 +118,12 @@ class Reign:
         self.state = LeaderState(database)
         self._ordered: dict[str, tuple[int, int]] = {}  # Name -> (ordered at, pause) in ms.
         self._alone_since: int | None = None
+        self.roster: SetMembers | None = None
+        self.registrar: Registrar | None = None
+        if env.settings.dns and transport is not None:
+            self.registrar = Registrar(
+                env.clock, transport, env.settings.dns, "leader", lambda: self.roster, self._crash
+            )
         writer.on_end(self._log_ended)
 
     # Life
@@ -120,6 +135,8 @@ class Reign:
         if len(self._lineage.history) >= HISTORY_EPOCHS_MAX:
             await self._checkpoint(Position(self.claim.epoch, placement.sequence))
         self._tasks.spawn(self._reconcile_forever(), "reconcile")
+        if self.registrar is not None:
+            self._tasks.spawn(self.registrar.run(), "registrar")
 
     async def _checkpoint(self, position: Position) -> None:
         """Write the state as an object, name it in the log, and delete what it makes needless
@@ -192,6 +209,7 @@ class Reign:
         platform = self.env.platform
         machines = await platform.machines()
         await self._record(machines)
+        self._call_roll()
         parts = self.state.parts()
         running = await platform.parts()
         await self._remove_unwanted(parts, running)
@@ -208,7 +226,8 @@ class Reign:
         state = self.state
         held, placed = state.slots(), state.parts()
         slots = assign_slots(held, machines, self.env.settings.wanted_nodes)
-        parts = place(slots, placed, alone=self._alone(slots))
+        dns = bool(self.env.settings.dns)
+        parts = place(slots, placed, alone=self._alone(slots), dns=dns)
         parts.sort(key=lambda part: part.name)
         if slots == held and parts == placed:
             return
@@ -223,6 +242,19 @@ class Reign:
             if moved.get(part.name, part.machine) != part.machine:
                 self._ordered.pop(part.name, None)
                 await self.env.platform.remove(part.name)
+
+    def _call_roll(self) -> None:
+        """Make the roster for the DNS part anew if somebody came or went; what is recorded is
+        durable now."""
+        settings, slots = self.env.settings, self.state.slots()
+        members = [
+            DnsMember(f"{NODE}-{slot}", machine, [settings.host_of(slot)], settings.node_port)
+            for slot, machine in sorted(slots.items())
+        ]
+        roster = self.roster
+        if settings.node_port and (roster is None or roster.members != members):
+            version = 1 if roster is None else roster.version + 1
+            self.roster = SetMembers(settings.access_point, self.claim.epoch, version, members)
 
     def _alone(self, slots: Mapping[int, str]) -> bool:
         now = self.env.clock.monotonic_ms()
@@ -255,11 +287,12 @@ class Reign:
         slot = int(part.name.rpartition("-")[2]) if part.role in (NODE, WITNESS) else 0
         port = {NODE: settings.node_port, WITNESS: settings.witness_port}.get(part.role, 0)
         host = settings.host_of(slot) if slot else "127.0.0.1"
+        address = settings.dns if part.role == DNS else f"{host}:{port}"
         return PartOrder(
             name=part.name,
             role=part.role,
             machine=part.machine,
-            address=f"{host}:{port}",
+            address=address,
             access_point=tuple(self.access_point()),
             witnesses=tuple(self._addresses(settings.witness_port)),
         )

@@ -59,7 +59,9 @@ IDLE_CHECK_MS: Final = 1_000
 class NodeConfig:
     """What a node is told. ``name``: of the Ray node, for people. ``share`` and ``volume``: what it
     serves. ``addresses``: of all nodes of the access point, as last known. ``report_corrupt``: gets
-    (file, page, what) of every page whose stored bytes fail their checksum."""
+    (file, page, what) of every page whose stored bytes fail their checksum. ``dns``: where the DNS
+    part of the access point takes registrations, "" for none; ``machine``: as the leader calls the
+    one that this is."""
 
     name: str
     share: str = ""
@@ -68,6 +70,9 @@ class NodeConfig:
     addresses: Callable[[], list[str]] = list
     interfaces: Callable[[], list[Interface]] = list  # Where its clients find a witness.
     report_corrupt: Callable[[int, int, str], None] | None = None
+    access_point: str = ""
+    dns: str = ""
+    machine: str = ""
 
 
 def node_role(incarnation: bytes) -> str:

@@ -5,6 +5,9 @@ place, with a fresh incarnation and nothing of the old one's memory (R2), withou
 start. Lives that end quickly one after another are started with growing pauses; after
 QUICK_ENDS_MAX of them, or when a rule of the program itself broke, ``on_exit`` is called and the
 process is to exit: then its supervisor starts it again.
+
+Where it listens it says to the DNS part of its access point, if there is one: from its first life
+on, and again when that changes.
 """
 
 from __future__ import annotations
@@ -14,7 +17,7 @@ import logging
 from collections.abc import Callable
 from typing import Final
 
-from sofs.core.messages import HelloReply, PartState, PartStateReply
+from sofs.core.messages import DnsMember, HelloReply, PartState, PartStateReply, RegisterMember
 from sofs.errors import (
     NotSupported,
     SofsError,
@@ -25,6 +28,7 @@ from sofs.ports.log import FencedStore
 from sofs.ports.runtime import Clock, Entropy
 from sofs.ports.stream import Envelope, Listener, Stream, Transport
 from sofs.services.channel import Channel, check_hello
+from sofs.services.dns.registrar import Registrar
 from sofs.services.node.life import Node, NodeConfig, describe_end, is_fatal, start_life
 from sofs.services.tasks import Tasks
 
@@ -61,6 +65,7 @@ class NodePart:
         self._tasks = Tasks(f"node-part {config.name}", self._crash)
         self._listener: Listener | None = None
         self._regained: Listener | None = None  # At the address that another process had at first.
+        self._registrar: Registrar | None = None
         self.endpoint = ""
         self.node: Node | None = None
         self.lives = 0
@@ -89,6 +94,24 @@ class NodePart:
         self._tasks.spawn(self._succeed(), "lives")
         if own and not address.endswith(":0") and not _same_port(self.endpoint, address):
             self._tasks.spawn(self._regain(address), "regain")
+        if self._config.dns:
+            self._registrar = Registrar(
+                self._clock,
+                self._transport,
+                self._config.dns,
+                self._config.name,
+                self._registration,
+                self._crash,
+            )
+            self._tasks.spawn(self._registrar.run(), "registrar")
+
+    def _registration(self) -> RegisterMember:
+        """Where clients find this node: at the address that was asked for, once it has it."""
+        listener = self._regained
+        host, _, port = (self.endpoint if listener is None else listener.address).rpartition(":")
+        hosts = [host.removeprefix("[").removesuffix("]")]
+        member = DnsMember(self._config.name, self._config.machine, hosts, int(port))
+        return RegisterMember(self._config.access_point, member)
 
     async def _regain(self, address: str) -> None:
         """Another process has our address: a second copy of this part, or a frozen one. Our claim
@@ -208,6 +231,9 @@ class NodePart:
             return PartStateReply("node", self._config.name, b"", "starting", [self.last_end])
         state = node.describe()
         state.facts.append(f"lives={self.lives}")
+        if self._registrar is not None:
+            heard = self._registrar.problem or f"told {self._registrar.said}"
+            state.facts.append(f"dns={heard}")
         return state
 
 

@@ -9,8 +9,12 @@ from pathlib import Path
 
 import pytest
 
+from sofs.constants import PROTOCOL_VERSION
+from sofs.core.messages import Done, HelloReply, SetMembers
 from sofs.errors import SofsError, Unavailable
 from sofs.ports.platform import Machine, PartFacts, PartOrder
+from sofs.ports.stream import Envelope, Stream
+from sofs.services.channel import Channel
 from sofs.services.leader import reign as reign_module
 from sofs.services.leader.ask import answers, cluster_status, part_state
 from sofs.services.leader.part import LeaderPart
@@ -336,3 +340,69 @@ async def test_status_tells_of_every_part_and_of_those_that_do_not_answer(tmp_pa
         claim = await w.fenced.highest_claim(LEADER_ROLE)
         assert claim is not None
         assert await answers(w.clock, transport, claim)
+
+
+class Secretary:
+    """Stands for the DNS part: keeps the rosters that it is told."""
+
+    def __init__(self, w: World, address: str) -> None:
+        self.rosters: list[SetMembers] = []
+        self._world = w
+        w.hub.listen(address, self._accept)
+
+    async def _accept(self, service: str, stream: Stream) -> None:
+        channel = Channel(
+            stream, self._world.clock, self._on_message, name=service, on_crash=self._crash
+        )
+        channel.start()
+        try:
+            await channel.ended
+        finally:
+            await channel.close()
+
+    def _crash(self, error: BaseException) -> None:
+        self._world.fatal.append(error)
+
+    def _on_message(self, channel: Channel, envelope: Envelope) -> None:
+        if isinstance(envelope.body, SetMembers):
+            self.rosters.append(envelope.body)
+            channel.reply(envelope.call, Done())
+        else:
+            channel.reply(envelope.call, HelloReply(PROTOCOL_VERSION, b"d" * 16, "dns"))
+
+    def last(self) -> tuple[int, int, list[tuple[str, str]]]:
+        last = self.rosters[-1] if self.rosters else SetMembers()
+        return last.epoch, last.version, [(x.node, x.machine) for x in last.members]
+
+
+async def test_the_dns_part_is_told_who_holds_a_slot_and_who_lost_it(tmp_path: Path) -> None:
+    dns = "127.0.0.10:7002"
+    async with world(tmp_path) as w:
+        secretary = Secretary(w, dns)
+        platform = FakePlatform(M1, M2, M3)
+        settings = {"node_port": 7000, "dns": dns, "access_point": "a.b"}
+        leader = await w.leader(platform, **settings)
+        await until(lambda: set(platform.running) == ALL | {"dns"})
+        order = platform.running["dns"]
+        assert (order.address, order.machine) == (dns, M3.id)
+        everybody = [("node-1", M1.id), ("node-2", M2.id), ("node-3", M3.id)]
+        await until(lambda: secretary.last() == (1, 1, everybody))
+        assert secretary.rosters[-1].access_point == "a.b"
+        assert [(x.hosts, x.port) for x in secretary.rosters[-1].members][:2] == [
+            (["127.0.0.11"], 7000),
+            (["127.0.0.12"], 7000),
+        ]
+        platform.lose(M2)
+        await until(lambda: secretary.last() == (1, 2, [everybody[0], everybody[2]]))
+        platform.broken = Unavailable("the head is dead")  # Nobody is evicted for that.
+        assert leader.reign is not None
+        reign = leader.reign
+        await until(lambda: reign.problem)
+        platform.broken = None
+        platform.alive.append(M4)
+        joined = [everybody[0], ("node-2", M4.id), everybody[2]]
+        await until(lambda: secretary.last() == (1, 3, joined))
+        await leader.close()
+        await w.leader(platform, **settings)
+        await until(lambda: secretary.last() == (2, 1, joined))
+        assert len(secretary.rosters) == 4

@@ -91,3 +91,15 @@ def test_whatever_comes_and_goes_slots_are_stable_and_parts_are_where_machines_a
             homes = by_role(placed, "coordinator") + by_role(placed, "resume-key")
             assert len(set(homes)) == 2
         assert place(slots, placed, alone=False) == placed
+
+
+def test_the_dns_part_is_made_once_on_the_last_machine_and_stays_while_that_serves() -> None:
+    slots = {1: A.id, 2: B.id, 3: C.id}
+    assert by_role(place(slots, [], alone=False), "dns") == []
+    parts = place(slots, [], alone=False, dns=True)
+    assert by_role(parts, "dns") == [C.id]
+    assert by_role(place({1: A.id, 3: C.id, 4: D.id}, parts, alone=False, dns=True), "dns") == [
+        C.id
+    ]
+    assert by_role(place({1: A.id, 2: B.id}, parts, alone=False, dns=True), "dns") == [B.id]
+    assert by_role(place({}, parts, alone=False, dns=True), "dns") == []
