@@ -74,6 +74,9 @@ def no_ray(monkeypatch: pytest.MonkeyPatch) -> None:
         ["up", "--port", "80"],
         ["down", "extra"],
         ["status", "-x"],
+        ["dns"],
+        ["dns", "rm"],
+        ["up", "--dns-ttl", "x"],
     ],
 )
 def test_wrong_usage_exits_with_2(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
@@ -83,7 +86,7 @@ def test_wrong_usage_exits_with_2(arguments: list[str], capsys: pytest.CaptureFi
     assert "usage: sofs" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("command", [[], ["up"], ["down"], ["status"]])
+@pytest.mark.parametrize("command", [[], ["up"], ["down"], ["status"], ["dns"], ["dns", "ls"]])
 def test_help_has_examples(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         main([*command, "--help"])
@@ -148,6 +151,34 @@ def test_status_with_nothing_up_says_so(capsys: pytest.CaptureFixture[str]) -> N
     report = json.loads(capsys.readouterr().out)
     assert report["up"] is False
     assert report["notes"] == ["no cluster is up"]
+
+
+def test_dns_ls_with_nothing_up_says_so(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["dns", "ls"]) == 3
+    assert "no cluster is up" in capsys.readouterr().err
+
+
+def test_dns_ls_without_a_dns_part_says_so(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SOFS_CREDENTIAL", CREDENTIAL)
+    rundir.make_private(tmp_path / "run")
+    rundir.write_run(tmp_path / "run", record(tmp_path, b"c" * 16))
+    assert main(["dns", "ls", "--run-dir", str(tmp_path / "run")]) == 3
+    assert "the DNS part does not run" in capsys.readouterr().err
+
+
+def test_a_run_of_a_version_without_dns_is_read_and_has_none(tmp_path: Path) -> None:
+    rundir.make_private(tmp_path / "run")
+    rundir.write_run(tmp_path / "run", record(tmp_path, b"c" * 16))
+    path = tmp_path / "run" / rundir.RUN_FILE
+    fields = json.loads(path.read_text())
+    path.write_text(json.dumps({k: v for k, v in fields.items() if not k.startswith("dns")}))
+    found = rundir.read_run(tmp_path / "run")
+    assert found is not None
+    assert (found.dns, found.dns_address, found.dns_url) == ("", "", "")
+    assert "dns" not in lifecycle.part_names(found)
+    assert lifecycle.leader_config(tmp_path / "run", found).dns == ""
 
 
 def test_down_after_a_reboot_kills_nothing_and_forgets_the_processes(
@@ -251,6 +282,33 @@ class TestUpRefuses:
         assert "20000" in self.refusal(
             InvalidParameter, tmp_path / "root", run_dir=run, port=25_000
         )
+
+    def test_another_name_or_ttl_than_it_is_up_with(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("SOFS_CREDENTIAL", CREDENTIAL)
+        cluster = create_roots(str(tmp_path / "root"), CREDENTIAL, "share")
+        rundir.make_private(tmp_path / "run")
+        named = record(tmp_path / "root", cluster, dns_port=20_002, dns_name="a.b", dns_ttl_s=60)
+        rundir.write_run(tmp_path / "run", named)
+        run = str(tmp_path / "run")
+        for options, word in [({"dns_name": "c.d"}, "'a.b'"), ({"dns_ttl_s": 0}, "60 s")]:
+            text = self.refusal(InvalidParameter, tmp_path / "root", run_dir=run, **options)
+            assert word in text
+
+    @pytest.mark.parametrize("options", [{"dns_name": "a b"}, {"dns_ttl_s": -1}])
+    def test_a_name_or_ttl_that_dns_does_not_have(
+        self, tmp_path: Path, options: dict[str, object]
+    ) -> None:
+        self.refusal(InvalidParameter, tmp_path / "root", **options)
+        assert not (tmp_path / "root").exists()
+
+    @pytest.mark.parametrize("offset", range(4))
+    def test_a_busy_udp_port_of_the_four(self, tmp_path: Path, offset: int) -> None:
+        with socket.socket(type=socket.SOCK_DGRAM) as busy:
+            busy.bind(("127.0.0.10", 0))
+            port = busy.getsockname()[1] - offset
+            assert "taken" in self.refusal(InvalidParameter, tmp_path / "root", port=port)
 
     def test_a_busy_port(self, tmp_path: Path) -> None:
         with socket.socket() as busy:

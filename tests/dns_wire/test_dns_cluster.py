@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 import subprocess
 import sys
 import time
@@ -16,7 +18,10 @@ import pytest
 from zone_rig import host_port, texts
 
 import sofs
+from sofs.actors import rundir
 from sofs.actors.lifecycle import DNS_NAME
+from sofs.actors.rundir import RunRecord
+from sofs.cli.main import main
 from sofs.errors import DeadlineExceeded
 from sofs.testing import LocalCluster
 
@@ -112,6 +117,41 @@ def test_the_ports_are_those_that_the_nodes_have(cluster: LocalCluster) -> None:
     assert {text.split()[2] for text in found} == {str(cluster.port)}
     assert ask(cluster, "A", f"node-9.{DNS_NAME}").rcode() == dns.rcode.NXDOMAIN
     assert ask(cluster, "A").answer[0].ttl == 60
+
+
+def test_dns_ls_and_status_show_who_is_listed(
+    cluster: LocalCluster, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    until(lambda: registered(cluster), "nodes registered")
+    monkeypatch.setenv("SOFS_CREDENTIAL", cluster.credential)
+    run = RunRecord(
+        root=str(cluster.root),
+        cluster="",
+        run_id="",
+        nodes=3,
+        node_port=cluster.port,
+        witness_port=0,
+        ray_port=0,
+        temp="",
+        dns_host="127.0.0.10",
+        dns_port=cluster.port,
+        dns_name=DNS_NAME,
+    )
+    rundir.write_run(cluster.run_dir, run)
+    assert main(["dns", "ls", "--run-dir", str(cluster.run_dir)]) == 0
+    shown = capsys.readouterr().out
+    assert f"answers  {cluster.dns_address}  (UDP and TCP)" in shown
+    for i in (1, 2, 3):
+        assert re.search(rf"^node-{i} +yes +{cluster.port} +127\.0\.0\.1{i} ", shown, re.MULTILINE)
+    assert main(["dns", "ls", "--json", "--run-dir", str(cluster.run_dir)]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["learned"] is True
+    assert [(x["node"], x["registered"], x["listed"]) for x in found["members"]] == [
+        (f"node-{i}", True, True) for i in (1, 2, 3)
+    ]
+    main(["status", "--run-dir", str(cluster.run_dir)])
+    line = f"dns      {DNS_NAME} at {cluster.dns_address}: node-1,node-2,node-3"
+    assert line in capsys.readouterr().out.splitlines()
 
 
 def test_a_client_that_names_addresses_never_loads_dnspython(

@@ -58,7 +58,14 @@ def serving(cluster: RayCluster) -> bool:
     """Every part is there and answers, and the volume has an owner and a follower."""
     report = cluster.status()
     states = [part.state for part in report.parts]
-    return report.serving and not {"dead", "away", "starting", "taking over"} & set(states)
+    wrong = {"dead", "away", "starting", "taking over", "learning"}
+    return report.serving and not wrong & set(states)
+
+
+def listed(cluster: RayCluster) -> list[str]:
+    """Whom the DNS part lists."""
+    found = lifecycle.dns_members(cluster.run_dir, cluster.credential)
+    return [member.node for member in found.members if member.listed]
 
 
 def write(share: sofs.Share, name: str, data: bytes) -> None:
@@ -91,6 +98,23 @@ def test_the_head_carries_no_part_and_authorities_are_on_different_machines(
     assert all(homes[f"node-{i}"] == homes[f"witness-{i}"] for i in (1, 2, 3))
 
 
+def test_the_cluster_is_found_by_its_name_and_a_dead_dns_part_disturbs_no_open_file(
+    cluster: RayCluster,
+) -> None:
+    until(lambda: serving(cluster), "serving before the kill")
+    with sofs.connect(cluster.dns_url, credential=cluster.credential) as share:
+        with share.open("by-name", "w+b") as file:
+            file.write(b"a" * 10)
+            cluster.kill("dns")
+            for _ in range(100):
+                file.write(b"b")
+            assert share.failovers() == []
+    cluster.wait_ready(["dns"])
+    until(lambda: len(listed(cluster)) == 3, "the next one knows all")
+    with sofs.connect(cluster.dns_url, credential=cluster.credential) as share:
+        assert read(share, "by-name") == b"a" * 10 + b"b" * 100
+
+
 def test_an_idle_part_is_small(cluster: RayCluster) -> None:
     for name, part in cluster.parts.items():
         lines = Path(f"/proc/{part.pid}/smaps_rollup").read_text().splitlines()
@@ -100,7 +124,7 @@ def test_an_idle_part_is_small(cluster: RayCluster) -> None:
 
 
 @pytest.mark.parametrize(
-    "victim", ["node-1", "witness-2", "coordinator", "resume-key", "leader", "node-3"]
+    "victim", ["node-1", "witness-2", "coordinator", "resume-key", "leader", "dns", "node-3"]
 )
 def test_a_killed_part_comes_back_by_ray_and_nothing_else_restarts(
     cluster: RayCluster, share: sofs.Share, victim: str
@@ -169,11 +193,14 @@ def test_a_lost_machine_is_replaced_and_gets_the_same_addresses(
     cluster: RayCluster, share: sofs.Share
 ) -> None:
     until(lambda: serving(cluster), "serving before the kill")
+    until(lambda: len(listed(cluster)) == 3, "all nodes are listed")
     cluster.kill_ray("ray-node-2")
     write(share, "two-machines", b"enough")
+    until(lambda: listed(cluster) == ["node-1", "node-3"], "the lost one is listed no more")
     cluster.revive()
     assert cluster.up.started == ["ray-node-2"]
     until(lambda: serving(cluster), "serving again")
+    until(lambda: len(listed(cluster)) == 3, "the next one is listed")
     assert cluster.parts["node-2"].address == cluster.parts["node-2"].config.address
     assert read(share, "two-machines") == b"enough"
 
@@ -225,8 +252,11 @@ def test_down_leaves_no_process_no_port_and_no_folder_of_ray(cluster: RayCluster
     assert lifecycle.down(cluster.run_dir) >= len(processes)
     assert not [facts for facts in processes if procfile.alive(facts)]
     # Connections that were closed at the end keep a port from being bound for a minute (TIME_WAIT).
-    for port in (record.node_port, record.witness_port):
-        until(lambda port=port: ray_cluster.is_free(record.hosts, port), f"port {port} free")  # type: ignore[misc]
+    for port in (record.node_port, record.witness_port, record.dns_port, record.dns_port + 1):
+        until(
+            lambda port=port: ray_cluster.is_free([*record.hosts, record.dns_host], port),
+            f"port {port} free",
+        )  # type: ignore[misc]
     assert ray_cluster.is_free(["0.0.0.0"], record.ray_port)
     assert not Path(record.temp).parent.exists()
     assert lifecycle.down(cluster.run_dir) == 0

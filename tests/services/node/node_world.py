@@ -86,14 +86,21 @@ class World:
         await made.close()
 
     async def node(
-        self, name: str = "a", fenced: FencedStore | None = None, *, address: str = ""
+        self,
+        name: str = "a",
+        fenced: FencedStore | None = None,
+        *,
+        address: str = "",
+        dns: str = "",
     ) -> NodePart:
         made = NodePart(
             clock=self.clock,
             entropy=self.entropy,
             transport=self.hub.transport(),
             fenced=fenced or self.fenced,
-            config=NodeConfig(name, share="vol", volume=b"v" * 16),
+            config=NodeConfig(
+                name, share="vol", volume=b"v" * 16, access_point="a.b", dns=dns, machine="m"
+            ),
             on_exit=self.exits.append,
         )
         self.nodes[name] = made

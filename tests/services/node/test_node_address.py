@@ -8,7 +8,11 @@ from pathlib import Path
 import pytest
 from node_world import world
 
+from sofs.constants import PROTOCOL_VERSION
+from sofs.core.messages import HelloReply, RegisterMember, RegisterMemberReply
 from sofs.errors import Unavailable
+from sofs.ports.stream import Envelope, Stream
+from sofs.services.channel import Channel
 
 
 async def test_a_node_takes_its_address_once_the_other_copy_is_gone(tmp_path: Path) -> None:
@@ -42,3 +46,40 @@ async def test_a_host_that_is_spelled_otherwise_is_no_other_address(
         made = await w.node("one", address="host:1")
         assert made.address == "a:1"
         assert not [task for task in asyncio.all_tasks() if "regain" in task.get_name()]
+
+
+async def test_a_node_says_where_it_listens_and_says_it_again_when_that_changes(
+    tmp_path: Path,
+) -> None:
+    async with world(tmp_path) as w:
+        said: list[tuple[str, list[str], int]] = []
+
+        def on_message(channel: Channel, envelope: Envelope) -> None:
+            body = envelope.body
+            if isinstance(body, RegisterMember):
+                assert (body.access_point, body.member.machine) == ("a.b", "m")
+                said.append((body.member.node, body.member.hosts, body.member.port))
+                channel.reply(envelope.call, RegisterMemberReply(True))
+            else:
+                channel.reply(envelope.call, HelloReply(PROTOCOL_VERSION, b"d" * 16, "dns"))
+
+        async def accept(service: str, stream: Stream) -> None:
+            channel = Channel(stream, w.clock, on_message, name=service, on_crash=w.exits.append)
+            channel.start()
+            try:
+                await channel.ended
+            finally:
+                await channel.close()
+
+        await w.node("first", address="a:1")
+        second = await w.node("second", address="a:1", dns="d:1")
+        w.hub.listen("d:1", accept)  # After the node: it keeps trying.
+        elsewhere = int(second.address.rpartition(":")[2])
+        await w.until("it was said", lambda: said == [("second", ["a"], elsewhere)])
+        await w.kill_node("first")
+        await w.until("it was said again", lambda: said[-1] == ("second", ["a"], 1))
+        w.hub.cut("d:1")
+        w.hub.listen("d:1", accept)
+        await w.until("the next one was told too", lambda: len(said) == 3)
+        assert said[2] == said[1]
+        w.hub.cut("d:1")
