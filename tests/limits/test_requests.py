@@ -400,7 +400,7 @@ async def test_no_service_talks_to_somebody_without_the_credential(
     cluster: LocalCluster, room: Room, credential: str
 ) -> None:
     transport = GrpcTransport(credential, SystemClock())
-    for service in ("file", "volume", "resume_key", "witness", "cluster"):
+    for service in ("file", "volume", "resume_key", "witness", "dns", "cluster"):
         with refused(CredentialRefused):
             await transport.connect(cluster.addresses[0], service, timeout_ms=10_000)
     await transport.close()
@@ -409,7 +409,7 @@ async def test_no_service_talks_to_somebody_without_the_credential(
 async def test_a_node_only_greets_and_describes_itself_on_other_services(
     cluster: LocalCluster, room: Room
 ) -> None:
-    for service in ("volume", "resume_key", "witness", "cluster"):
+    for service in ("volume", "resume_key", "witness", "dns", "cluster"):
         other = await RawClient(room.one.transport).connect(cluster.addresses[0], service)
         await other.call(m.PartState())
         for body in (m.Mkdir(other.caller(), "/other"), m.RegisterNode(), m.Read(1, 1, 0, 1)):
