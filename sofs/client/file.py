@@ -383,7 +383,9 @@ class AsyncFile:
         """Write at the position (at the end in append mode) and move it."""
         owned = own_bytes(data)
         if self.mode.appends:
-            self._position = await self.append(owned) + len(owned)
+            at = await self.append(owned)
+            if owned:  # Else nothing moves, as with a file of the system.
+                self._position = at + len(owned)
         else:
             await self.pwrite(owned, self._position)
             self._position += len(owned)

@@ -171,7 +171,9 @@ class File(io.RawIOBase):
         owned = own_bytes(data)
         with self._position_lock:
             if self._file.mode.appends:
-                self._position = self.append(owned) + len(owned)
+                at = self.append(owned)
+                if owned:  # Else nothing moves, as with a file of the system.
+                    self._position = at + len(owned)
             else:
                 self._position += self.pwrite(owned, self._position)
         return len(owned)

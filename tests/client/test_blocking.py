@@ -426,6 +426,15 @@ class FileParity(RuleBasedStateMachine):
                 assert self.threaded.share.read_file(self.name) == real.read()
 
 
+def test_writing_nothing_in_append_mode_moves_nothing(threaded: ThreadedRig) -> None:
+    with threaded.connect() as share:
+        share.write_file("/log", b"x" * 30)
+        with share.open("/log", "a+b") as file:
+            file.truncate(0)
+            file.write(b"")
+            assert file.tell() == 30
+
+
 def test_file_object_behaves_like_a_file_of_the_system(
     threaded: ThreadedRig, tmp_path: Any
 ) -> None:
