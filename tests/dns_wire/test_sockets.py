@@ -218,6 +218,7 @@ async def test_who_is_silent_or_reads_nothing_is_left_after_the_idle_limit(
             assert await ended(silent) == b""
             await until(lambda: server.counters()["tcp_open"] == 0)
         assert server.counters()["queries"] < 20_000
+        monkeypatch.setattr(server, "_idle_s", 30)
         assert texts(await over_tcp(server, query_of("A")))
 
 
