@@ -19,7 +19,7 @@ from sofs.core.zone import TTL_DEFAULT_S
 from sofs.errors import BadNetworkName, FormatRefused, InvalidParameter, SofsError
 from sofs.ports.log import FencedStore
 from sofs.ports.platform import Platform
-from sofs.ports.store import Store
+from sofs.ports.store import AppendStore, Store
 from sofs.rpc.address import split_address
 from sofs.rpc.convert import WireCodec
 from sofs.rpc.transport import GrpcTransport
@@ -39,9 +39,11 @@ from sofs.services.leader.run import LEADER_ROLE, superseded
 from sofs.services.leader.state import SCHEMA as LEADER_SCHEMA
 from sofs.services.node.life import NodeConfig
 from sofs.services.node.part import NodePart
+from sofs.services.tasks import Tasks
 from sofs.services.witness.part import WitnessConfig, WitnessPart
 from sofs.storage import (
     ApswState,
+    Ballast,
     LogOptions,
     ProtobufEntries,
     StoreRecovery,
@@ -52,11 +54,16 @@ from sofs.storage import (
     open_fenced,
     roots,
 )
+from sofs.storage.ballast import BALLAST_BYTES
 from sofs.storage.names import below
 
 log = logging.getLogger("sofs")
 
 RUN_CHECK_MS: Final = 1_000
+BALLAST_CHECK_MS: Final = 1_000
+# The first segment of an authority's log that is opened on a full disk: what is closed, deleted,
+# reclaimed and sealed goes there, until that made space.
+FULL_AUTHORITY_BYTES: Final = 3 * BALLAST_BYTES // 4
 LEADER_SEGMENT_BYTES: Final = 256 * 1024  # Its log takes a few records a day.
 
 
@@ -118,6 +125,40 @@ def make_world(credential: str) -> World:
     return World(clock, SystemEntropy(), ThreadBlocking(), GrpcTransport(credential, clock))
 
 
+class _Ballasted:
+    """A running part whose ballast is made again when its disk has space again."""
+
+    def __init__(
+        self,
+        part: RunningPart,
+        ballast: Ballast,
+        world: World,
+        die: Callable[[BaseException], None],
+    ) -> None:
+        self._part = part
+        self._ballast = ballast
+        self._world = world
+        self._tasks = Tasks("ballast", die)
+        self._tasks.spawn(self._keep(), "keep")
+
+    @property
+    def address(self) -> str:
+        return self._part.address
+
+    async def _keep(self) -> None:
+        while True:
+            if not self._ballast.held:
+                try:
+                    await self._world.blocking.run("", self._ballast.keep)
+                except SofsError as error:
+                    log.warning("the ballast cannot be made: %s", error)
+            await self._world.clock.sleep_ms(BALLAST_CHECK_MS)
+
+    async def close(self) -> None:
+        await self._tasks.close()
+        await self._part.close()
+
+
 async def start_part(
     config: PartConfig,
     on_fatal: Callable[[BaseException], None],
@@ -149,7 +190,7 @@ async def start_part(
 async def _start_node(
     config: PartConfig, world: World, on_fatal: Callable[[BaseException], None]
 ) -> RunningPart:
-    volume, fenced = await open_volume(config, world)
+    volume, fenced, ballast = await open_volume(config, world)
     part = NodePart(
         clock=world.clock,
         entropy=world.entropy,
@@ -171,7 +212,7 @@ async def _start_node(
         on_exit=on_fatal,
     )
     await part.start(config.address)
-    return part
+    return part if ballast is None else _Ballasted(part, ballast, world, on_fatal)
 
 
 async def _start_witness(
@@ -199,7 +240,7 @@ async def _start_dns(
 ) -> RunningPart:
     from sofs.dns_wire.server import SocketWire
 
-    fenced = await open_cluster_root(config, world, probe=False)
+    fenced, _ = await open_cluster_root(config, world, probe=False)
 
     async def leader_epoch() -> int:
         owner = await fenced.highest_claim(LEADER_ROLE)
@@ -236,7 +277,8 @@ def configured_members(access_point: list[str]) -> list[Member]:
 async def _start_authority(
     config: PartConfig, world: World, on_fatal: Callable[[BaseException], None]
 ) -> RunningPart:
-    volume, fenced = await open_volume(config, world)
+    options = LogOptions(full_first_bytes=FULL_AUTHORITY_BYTES)
+    volume, fenced, ballast = await open_volume(config, world, options)
     entries = ProtobufEntries()
     part = AuthorityPart(
         AuthorityEnv(
@@ -258,7 +300,7 @@ async def _start_authority(
         on_fatal,
     )
     await part.start(config.address)
-    return part
+    return part if ballast is None else _Ballasted(part, ballast, world, on_fatal)
 
 
 async def _start_leader(
@@ -268,7 +310,7 @@ async def _start_leader(
     on_fatal: Callable[[BaseException], None],
     on_over: Callable[[str], None],
 ) -> RunningPart:
-    fenced = await open_cluster_root(config, world, probe=True)
+    fenced, ballast = await open_cluster_root(config, world, probe=True)
     entries = ProtobufEntries()
     part = LeaderPart(
         LeaderEnv(
@@ -296,29 +338,29 @@ async def _start_leader(
         on_over=on_over,
     )
     await part.start(config.address)
-    return part
+    return part if ballast is None else _Ballasted(part, ballast, world, on_fatal)
 
 
-async def open_cluster_root(config: PartConfig, world: World, *, probe: bool) -> FencedStore:
-    """Attach the cluster's root; returns its claims and logs. Raises CredentialRefused when the
-    cluster is another's, and what ``attach`` raises."""
+async def open_cluster_root(
+    config: PartConfig, world: World, *, probe: bool
+) -> tuple[FencedStore, Ballast | None]:
+    """Attach the cluster's root; returns its claims and logs, and the ballast that they use. Raises
+    CredentialRefused when the cluster is another's, and what ``attach`` raises."""
 
     def attach_root() -> Store:
-        store = attach(config.root, probe=probe)
+        store = attach(config.root, probe=probe, ballast=config.name)
         cluster = roots.open_cluster(store)
         if cluster is None:
             raise FormatRefused(f"{config.root} is no cluster root; `sofs up` makes one")
         roots.check_credential(cluster, config.credential.encode())
         return store
 
-    [store] = await world.blocking.run("", attach_root)
-    return open_fenced(
-        cast("Store", store),
-        world.clock,
-        world.entropy,
-        world.blocking,
-        LogOptions(first_bytes=LEADER_SEGMENT_BYTES, segment_bytes=LEADER_SEGMENT_BYTES),
-    )
+    [attached] = await world.blocking.run("", attach_root)
+    store = cast("Store", attached)
+    ballast = ballast_of(store, config)
+    options = LogOptions(first_bytes=LEADER_SEGMENT_BYTES, segment_bytes=LEADER_SEGMENT_BYTES)
+    fenced = open_fenced(store, world.clock, world.entropy, world.blocking, options, ballast)
+    return fenced, ballast
 
 
 class RunWatch:
@@ -332,7 +374,7 @@ class RunWatch:
     async def over(self) -> str:
         """Return what happened, or "" while the root is this run's. Raises what the store says."""
         if self._fenced is None:
-            self._fenced = await open_cluster_root(self._config, self._world, probe=False)
+            self._fenced, _ = await open_cluster_root(self._config, self._world, probe=False)
         owner = await superseded(self._fenced, bytes.fromhex(self._config.run_id))
         return "" if owner is None else f"run {owner.run_id.hex()[:8]} took this cluster over"
 
@@ -349,23 +391,32 @@ class RunWatch:
             await self._world.clock.sleep_ms(RUN_CHECK_MS)
 
 
-async def open_volume(config: PartConfig, world: World) -> tuple[bytes, FencedStore]:
-    """Attach the cluster's root and the volume's; returns the volume's uuid and its claims and
-    logs."""
+async def open_volume(
+    config: PartConfig, world: World, options: LogOptions | None = None
+) -> tuple[bytes, FencedStore, Ballast | None]:
+    """Attach the cluster's root and the volume's; returns the volume's uuid, its claims and logs,
+    and the ballast that they use."""
     [attached] = await world.blocking.run("", lambda: _attach_volume(config))
     volume, store = cast("tuple[bytes, Store]", attached)
-    return volume, open_fenced(store, world.clock, world.entropy, world.blocking)
+    ballast = ballast_of(store, config)
+    fenced = open_fenced(store, world.clock, world.entropy, world.blocking, options, ballast)
+    return volume, fenced, ballast
+
+
+def ballast_of(store: Store, config: PartConfig) -> Ballast | None:
+    """Only a disk can be full."""
+    return Ballast(cast("AppendStore", store), config.name) if store.kind == "append" else None
 
 
 def _attach_volume(config: PartConfig) -> tuple[bytes, Store]:
-    cluster_store = attach(config.root)
+    cluster_store = attach(config.root, probe=False)  # It is only read.
     cluster = roots.open_cluster(cluster_store)
     if cluster is None:
         raise FormatRefused(f"{config.root} is no cluster root; `sofs up` makes one")
     roots.check_credential(cluster, config.credential.encode())
     for entry in roots.list_volumes(cluster_store):
         if entry.name == config.volume:
-            store = attach(entry.url, cluster=cluster.cluster)
+            store = attach(entry.url, cluster=cluster.cluster, ballast=config.name)
             found = roots.open_volume(store, cluster=cluster.cluster, name=entry.name)
             return found.volume, store
     raise BadNetworkName(f"the cluster has no volume {config.volume!r}")
@@ -378,7 +429,9 @@ def create_roots(root: str, credential: str, volume: str) -> bytes:
     Raises CredentialRefused for another cluster's root, BackendRefused, ReadOnlyBackend,
     DiskFull."""
     entropy = SystemEntropy()
-    store = attach(root)
+    store = attach(root, probe=False)
+    if roots.open_cluster(store) is None:  # One that exists is only read: its disk may be full.
+        store = attach(root)
     cluster = roots.create_cluster(store, credential=credential.encode(), entropy=entropy)
     known = {entry.name for entry in roots.list_volumes(store)}
     if volume not in known:

@@ -104,7 +104,7 @@ def up(options: UpOptions, environment: Mapping[str, str], say: Say = ignore) ->
     try:
         if named is not None:
             rundir.make_private(named)
-        store = attach(root)
+        store = attach(root, probe=False)
         credential = rundir.credential_for(root, roots.open_cluster(store), named, environment)
         cluster = create_roots(root, credential, SHARE)
         run_dir = named or rundir.base_dir(environment) / cluster.hex()

@@ -7,6 +7,7 @@ process.
 
 from __future__ import annotations
 
+from sofs.storage.ballast import Ballast
 from sofs.storage.entries import ProtobufEntries
 from sofs.storage.fenced import StoreFences, open_fenced
 from sofs.storage.local import LocalAppendStore
@@ -19,6 +20,7 @@ from sofs.storage.state import ApswState
 
 __all__ = [
     "ApswState",
+    "Ballast",
     "LocalAppendStore",
     "LogOptions",
     "MemorySlotStore",

@@ -13,14 +13,15 @@ with the whole log.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
-from typing import Final, cast
+from collections.abc import Callable, Sequence
+from typing import Final, TypeVar, cast
 
 from sofs.core.record import Record
 from sofs.errors import Corrupt, InvalidParameter, SofsError, StoreFailed
 from sofs.ports.log import BlockReader, Claim, LogWriter, SealedLog
 from sofs.ports.runtime import Blocking, Clock, Entropy
 from sofs.ports.store import AppendStore, Lost, Store
+from sofs.storage.ballast import Ballast
 from sofs.storage.blocks import SegmentBlocks, SlotBlocks
 from sofs.storage.claims import decode_claim, encode_claim
 from sofs.storage.log import open_append_log
@@ -29,6 +30,8 @@ from sofs.storage.names import claim_folder, claim_key, hint_key, log_folder, nu
 from sofs.storage.seal import peek_append_log, seal_append_log
 from sofs.storage.slotlog import SlotLog, peek_slot_log, seal_slot_log
 from sofs.storage.walk import Asked
+
+T = TypeVar("T")
 
 HINT_LAG_MAX: Final = 16  # Claims probed one by one above a hint before the folder is listed.
 
@@ -43,12 +46,14 @@ class StoreFences:
         entropy: Entropy,
         blocking: Blocking,
         options: LogOptions | None = None,
+        ballast: Ballast | None = None,
     ) -> None:
         self._store = store
         self._clock = clock
         self._entropy = entropy
         self._blocking = blocking
         self._options = options or LogOptions()
+        self._ballast = ballast
         self._append = cast(AppendStore, store) if store.kind == "append" else None
         self._blocks: SegmentBlocks | SlotBlocks = (
             SegmentBlocks(self._append, blocking) if self._append else SlotBlocks(store, blocking)
@@ -119,7 +124,7 @@ class StoreFences:
     async def try_claim(self, claim: Claim) -> Claim | None:
         """Try to win ``claim.epoch``; see the port. Raises InvalidParameter when the epoch below
         it is not claimed: epochs are contiguous."""
-        [winner] = await self._blocking.run("", lambda: self._try(claim))
+        [winner] = await self._blocking.run("", lambda: self._relieved(lambda: self._try(claim)))
         if winner is None:
             await self._blocking.run("", lambda: self._put_hint(claim))
         return cast("Claim | None", winner)
@@ -145,7 +150,7 @@ class StoreFences:
                 self._store, claim, first_sequence, self._blocking, self._clock, self._options
             )
         return await open_append_log(
-            self._append, claim, first_sequence, self._blocking, self._options
+            self._append, claim, first_sequence, self._blocking, self._options, self._ballast
         )
 
     async def peek_log(
@@ -203,11 +208,16 @@ class StoreFences:
     async def probe_latency(self) -> None:
         """One durable create of our own; the object is removed again."""
         key = f"probes/{self._entropy.token(16).hex()}"
+        data = self._entropy.token(16)
         await self._blocking.run(
-            "", lambda: self._store.put_if_absent(key, self._entropy.token(16))
+            "", lambda: self._relieved(lambda: self._store.put_if_absent(key, data))
         )
         with contextlib.suppress(SofsError):  # The evidence is complete; a leftover harms nobody.
             await self._blocking.run("", lambda: self._store.delete(key))
+
+    def _relieved(self, step: Callable[[], T]) -> T:
+        """What fences, starts or seals goes on while the disk is full (see ``ballast``)."""
+        return step() if self._ballast is None else self._ballast.relieve(step)
 
     async def put_object(self, key: str, data: bytes) -> None:
         """Create an object; StoreFailed when the name is taken."""
@@ -233,6 +243,7 @@ def open_fenced(
     entropy: Entropy,
     blocking: Blocking,
     options: LogOptions | None = None,
+    ballast: Ballast | None = None,
 ) -> StoreFences:
     """Return the claims, logs and objects of an attached root."""
-    return StoreFences(store, clock, entropy, blocking, options)
+    return StoreFences(store, clock, entropy, blocking, options, ballast)

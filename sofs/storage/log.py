@@ -45,6 +45,7 @@ from sofs.errors import DiskFull, Fenced, SofsError, StoreFailed, StoreUnknown, 
 from sofs.ports.log import Claim
 from sofs.ports.runtime import Blocking
 from sofs.ports.store import AppendStore, Buffer, Guard, Segment
+from sofs.storage.ballast import Ballast
 from sofs.storage.logbase import BaseLog, Batch, LogOptions
 from sofs.storage.names import claim_folder, epoch_name, segment_key
 
@@ -114,17 +115,18 @@ class AppendLog(BaseLog):
         options: LogOptions,
         guard: Guard,
         first: Segment,
+        first_bytes: int,
     ) -> None:
         super().__init__(claim, first_sequence, blocking, options)
         self._store = store
         self._guard = guard
         self._successor = epoch_name(claim.epoch + 1)
-        self._current = _Place(0, options.first_bytes, True)
+        self._current = _Place(0, first_bytes, True)
         self._current.segment = first
         self._headers: dict[int, bytes] = {0: self._segment_header(0)}
         self._spare: _Place | None = None
         self._disk_full = False  # Set by a failed preparation; only ``room`` tries again then.
-        self._prepare_at = options.first_bytes // 4
+        self._prepare_at = first_bytes // 4
         self._large_bytes = 0  # In the current segment.
         self._small_run = 0
         self._cached: deque[tuple[int, int]] = deque()  # (number, bytes) of large segments.
@@ -472,10 +474,16 @@ class AppendLog(BaseLog):
 
 
 async def open_append_log(
-    store: AppendStore, claim: Claim, first_sequence: int, blocking: Blocking, options: LogOptions
+    store: AppendStore,
+    claim: Claim,
+    first_sequence: int,
+    blocking: Blocking,
+    options: LogOptions,
+    ballast: Ballast | None = None,
 ) -> AppendLog:
-    """Open the log of a claim that was won just now. Raises Fenced when a successor exists
-    already."""
+    """Open the log of a claim that was won just now, with a smaller first segment if the disk is
+    full. Raises Fenced when a successor exists already, and DiskFull."""
+    lane = f"log/{claim.role}/{claim.epoch}"
 
     def guard() -> Guard:
         opened = store.open_guard(claim_folder(claim.role))
@@ -484,9 +492,18 @@ async def open_append_log(
             raise StoreUnknown(f"the claim {claim.role}/{claim.epoch} is not in its folder")
         return opened
 
-    def segment() -> Segment:
-        key = segment_key(claim.role, claim.epoch, 0)
-        return store.create_segment(key, zero_fill_bytes=options.first_bytes)
+    first_bytes = options.first_bytes
 
-    opened, first = await blocking.run(f"log/{claim.role}/{claim.epoch}", guard, segment)
-    return AppendLog(store, claim, first_sequence, blocking, options, opened, first)  # type: ignore[arg-type]
+    def segment() -> Segment:
+        nonlocal first_bytes
+        key = segment_key(claim.role, claim.epoch, 0)
+        try:
+            return store.create_segment(key, zero_fill_bytes=first_bytes)
+        except DiskFull:
+            if ballast is None:
+                raise
+        first_bytes = min(first_bytes, options.full_first_bytes)
+        return ballast.relieve(lambda: store.create_segment(key, zero_fill_bytes=first_bytes))
+
+    opened, first = await blocking.run(lane, guard, segment)
+    return AppendLog(store, claim, first_sequence, blocking, options, opened, first, first_bytes)  # type: ignore[arg-type]

@@ -25,7 +25,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final, overload
 
-from sofs.constants import MIB, SEGMENT_BYTES, SEGMENT_FIRST_BYTES
+from sofs.constants import KIB, MIB, SEGMENT_BYTES, SEGMENT_FIRST_BYTES
 from sofs.core.pace import CommitPace, next_turn
 from sofs.core.record import RecordKind, encode_record
 from sofs.errors import Fenced, LimitExceeded, OutcomeUnknown, SofsError, invariant
@@ -38,6 +38,7 @@ BATCH_BYTES_MAX: Final = 8 * MIB  # One write, sync and check.
 QUEUE_BYTES_MAX: Final = 64 * MIB  # Appended and not yet durable: beyond it ``room`` waits.
 # Of finished segments that were made for large records this much stays in the page cache.
 LARGE_CACHED_BYTES: Final = 128 * MIB
+FULL_FIRST_BYTES: Final = 64 * KIB  # Enough to tell everybody else that the disk is full.
 QUEUE_BYTES_HARD_MAX: Final = 256 * MIB  # Beyond it ``append`` refuses who did not ask for room.
 
 
@@ -46,6 +47,7 @@ class LogOptions:
     """Sizes of logs, in bytes; tests make them small."""
 
     first_bytes: int = SEGMENT_FIRST_BYTES
+    full_first_bytes: int = FULL_FIRST_BYTES  # The first segment of a log opened on a full disk.
     segment_bytes: int = SEGMENT_BYTES
     batch_bytes_max: int = BATCH_BYTES_MAX
     queue_bytes_max: int = QUEUE_BYTES_MAX

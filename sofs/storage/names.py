@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 
 def epoch_name(epoch: int) -> str:
     """Name of a claim in its role's folder, and of a log's folder."""
@@ -30,6 +32,11 @@ def segment_key(role: str, epoch: int, segment: int) -> str:
 
 def slot_key(role: str, epoch: int, slot: int) -> str:
     return f"logs/{role}/{epoch:020d}/{slot:020d}"
+
+
+def ballast_key(part: str) -> str:
+    """Name of a part's ballast; what no key may hold is replaced."""
+    return "ballast/" + re.sub(r"[^a-z0-9_-]", "-", part.lower())
 
 
 def number_of(key: str) -> int:

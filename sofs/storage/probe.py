@@ -19,6 +19,7 @@ from typing import Final
 
 from sofs.errors import BackendRefused, FormatRefused, SofsError, StoreFailed
 from sofs.ports.store import AppendStore, Store, Won
+from sofs.storage.ballast import Ballast
 from sofs.storage.local import LocalAppendStore
 from sofs.storage.oscalls import OsCalls, store_error
 from sofs.storage.roots import CLUSTER_KEY, VOLUME_KEY, decode_root
@@ -37,14 +38,16 @@ def attach(
     *,
     cluster: bytes | None = None,
     probe: bool = True,
+    ballast: str = "",
     calls: OsCalls | None = None,
 ) -> Store:
     """Return the probed Store of ``url`` (a path, ``file://``, ``memory://`` or ``s3://``).
     Blocks.
 
     ``cluster``: uuid that the root must belong to, unless it is fresh. A folder that does not
-    exist is created. Raises BackendRefused (naming what the backend lacks), ReadOnlyBackend,
-    DiskFull, FormatRefused (the root belongs to another cluster or format), StoreFailed.
+    exist is created. ``ballast``: the part whose ballast the probe may use up on a full disk.
+    Raises BackendRefused (naming what the backend lacks), ReadOnlyBackend, DiskFull, FormatRefused
+    (the root belongs to another cluster or format), StoreFailed.
     """
     scheme, separator, _ = url.partition("://")
     if separator and scheme == "memory":
@@ -66,12 +69,19 @@ def attach(
         )
     if cluster is not None:
         check_cluster(store, cluster)
-    if probe:
-        run_probe(store, races=_races(store))
-        if isinstance(store, LocalAppendStore):
-            probe_append(store)
-            store.clean_temporaries()
+    if probe and isinstance(store, LocalAppendStore) and ballast:
+        local = store
+        Ballast(local, ballast).relieve(lambda: _probe_all(local))
+    elif probe:
+        _probe_all(store)
     return store
+
+
+def _probe_all(store: Store) -> None:
+    run_probe(store, races=_races(store))
+    if isinstance(store, LocalAppendStore):
+        probe_append(store)
+        store.clean_temporaries()
 
 
 def _make_root(store: LocalAppendStore) -> None:

@@ -22,6 +22,7 @@ from sofs.errors import DiskFull
 from sofs.rpc.transport import GrpcTransport
 from sofs.services.channel import expect
 from sofs.storage import SystemClock
+from sofs.storage.ballast import BALLAST_BYTES
 from sofs.testing import LocalCluster
 
 PIECE = 256 * 1024
@@ -64,9 +65,9 @@ def block(number: int) -> bytes:
     return bytes([number % 251]) * PIECE
 
 
-def write_until_full(file: sofs.File) -> int:
-    """Write pieces until one is refused; returns how many were acknowledged."""
-    for number in itertools.count():
+def write_until_full(file: sofs.File, first: int = 0) -> int:
+    """Write pieces from number ``first`` on until one is refused; returns the refused one's."""
+    for number in itertools.count(first):
         assert number < 400, "the disk never filled up"
         try:
             file.pwrite(block(number), number * PIECE)
@@ -157,6 +158,86 @@ def test_a_full_disk_refuses_writes_for_certain_loses_nothing_and_recovers(disk:
             assert data == b"".join(map(block, range(written))) + b"after"
 
 
+def ballasts(disk: Path) -> list[Path]:
+    return sorted((disk / "root/volume-share/ballast").glob("*"))
+
+
+def have_ballast(cluster: LocalCluster, disk: Path) -> None:
+    """Wait until every part has its ballast; the test's own timeout is the limit."""
+    while [path.name for path in ballasts(disk)] != sorted(cluster.parts) or not all(
+        path.stat().st_size == BALLAST_BYTES for path in ballasts(disk)
+    ):
+        time.sleep(0.01)
+
+
+def test_a_node_that_dies_on_a_full_disk_is_sealed_and_starts_again(disk: Path) -> None:
+    with LocalCluster(disk / "root", nodes=2, witness=False) as cluster:
+        have_ballast(cluster, disk)
+        url = cluster.url_from("node-1")
+        with sofs.connect(url, credential=cluster.credential, witness=False) as share:
+            file = share.open("/data", "x+b")
+            gone = share.open("/gone", "x+b")
+            with full(disk):
+                written = write_until_full(file)
+                cluster.kill("node-1")
+                for number in range(written):
+                    assert file.pread(PIECE, number * PIECE) == block(number)
+                written = write_until_full(file, written)  # In what the other node had prepared.
+                gone.close()
+                share.unlink("/gone")
+                cluster.wait_ready()
+                while cluster.facts("node-1").get("authority") != "connected":
+                    time.sleep(0.01)
+            file.pwrite(b"after", 0)
+            assert file.pread(5, 0) == b"after"
+            have_ballast(cluster, disk)
+            file.close()
+
+
+def test_everything_that_dies_on_a_full_disk_starts_again(disk: Path) -> None:
+    with LocalCluster(disk / "root", nodes=1, witness=False) as cluster:
+        have_ballast(cluster, disk)
+        access = {"credential": cluster.credential, "witness": False}
+        with sofs.connect(cluster.url, **access) as share:
+            file = share.open("/data", "x+b")
+            share.write_file("/gone", b"x")
+            with full(disk):
+                written = write_until_full(file)
+                cluster.kill_all()
+                cluster.revive()
+                with sofs.connect(cluster.url, **access) as newcomer:
+                    # Who wants to make space may come.
+                    newcomer.unlink("/gone")
+                    with refused(DiskFull):
+                        newcomer.mkdir("/new")
+                for number in range(written):
+                    assert file.pread(PIECE, number * PIECE) == block(number)
+            share.mkdir("/new")
+            file.append(b"after")
+            file.close()
+            have_ballast(cluster, disk)
+
+
+def test_a_volume_is_taken_over_on_a_full_disk(disk: Path) -> None:
+    with LocalCluster(disk / "root", nodes=1, witness=False) as cluster:
+        have_ballast(cluster, disk)
+        with sofs.connect(cluster.url, credential=cluster.credential, witness=False) as share:
+            share.write_file("/before", b"x")
+            owner, follower = roles(cluster)
+            with full(disk):
+                cluster.freeze(owner)
+                try:
+                    wait_for_log(cluster, follower, "owns epoch 2")
+                    assert share.read_file("/before") == b"x"
+                    share.unlink("/before")
+                    with refused(DiskFull):
+                        share.mkdir("/more")
+                finally:
+                    cluster.thaw(owner)
+            share.mkdir("/more")
+            have_ballast(cluster, disk)
+
+
 def test_nobody_takes_a_volume_over_that_he_has_no_room_to_serve(disk: Path) -> None:
     """The coordinator is silent for a while: a follower that fenced it now could not go on."""
     with LocalCluster(disk / "root", nodes=1, witness=False) as cluster:
@@ -164,6 +245,9 @@ def test_nobody_takes_a_volume_over_that_he_has_no_room_to_serve(disk: Path) -> 
         with sofs.connect(cluster.url, credential=cluster.credential, witness=False) as share:
             share.write_file("/before", b"x")
             owner, follower = roles(cluster)
+            have_ballast(cluster, disk)
+            for ballast in ballasts(disk):
+                ballast.unlink()
             with full(disk):
                 cluster.freeze(owner)
                 try:

@@ -25,7 +25,7 @@ import logging
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, Final
 
-from sofs.constants import CLIENT_KEEP_MS
+from sofs.constants import CLIENT_KEEP_MS, KIB
 from sofs.core import messages as m
 from sofs.core.entries import Handover, Lineage
 from sofs.errors import (
@@ -66,6 +66,7 @@ IDLE_CHECK_MS: Final = 1_000
 HAND_BACK_LAG_MAX: Final = 100  # Entries a coordinator may be behind when it asks.
 DRAIN_MS_MAX: Final = 100
 ENDED_CLIENT_KEEP_MS: Final = 600_000  # Far beyond any retry of a node's link.
+NEWCOMERS_LEAVE_BYTES: Final = 512 * KIB  # Of the reserve of a full disk; see ``_reclaim``.
 OPERATIONS_MAX: Final = 65_536  # In flight on one authority.
 
 Work = Coroutine[Any, Any, m.Message]
@@ -350,7 +351,7 @@ class ActiveAuthority:
             return reply
 
         try:
-            await self._register_client(caller)
+            await self._register_client(caller, reserved)
             reply = await self._run(exactly_once, reserved=reserved)
             future.set_result(_without_grant(reply))
             return reply
@@ -362,9 +363,9 @@ class ActiveAuthority:
                 future.set_exception(Unavailable("the operation was interrupted"))
             self._in_flight.pop(key, None)
 
-    async def _register_client(self, caller: m.Caller) -> None:
+    async def _register_client(self, caller: m.Caller, reserved: int | None) -> None:
         """A client's first operation makes its row in a transaction of its own: the row stays even
-        if the operation is refused."""
+        if the operation is refused. On a full disk who gives something back is let in."""
         if caller.op_id != 1 or self.state.knows_client(caller.client):
             return
 
@@ -372,7 +373,7 @@ class ActiveAuthority:
             self._admit_client(caller)
             return m.Done()
 
-        await self._run(rules)
+        await self._run(rules, reserved=None if reserved is None else NEWCOMERS_LEAVE_BYTES)
 
     async def _admit(self, body: m.Message, caller: m.Caller) -> None:
         """Pass the resume gate; an operation that has its stored answer needs no admission (it may
@@ -520,8 +521,10 @@ class ActiveAuthority:
             self._admit_client(body.caller)
             return self.state.reclaim(body.caller, body.handles, link.incarnation)
 
+        # On a full disk a newcomer may be the one who makes space, but many of them may not use up
+        # what those who are here need to close and delete.
         known = self.state.knows_client(body.caller.client)
-        reply = await self._run(rules, reserved=0 if known else None)
+        reply = await self._run(rules, reserved=0 if known else NEWCOMERS_LEAVE_BYTES)
         assert isinstance(reply, m.ReclaimReply)
         self.resume.settled([r.handle for r in reply.results if not r.code])
         return reply

@@ -4,7 +4,8 @@ Why it is safe. The operation waits at the head of the file's queue for the toke
 drained and until the authority has every record of it; then it holds the file. So the authority's
 transaction orders against each write: what came before is in its tables, nothing else is under
 way, and tail replay has nothing of this file to apply behind it. Bytes behind the new end of the
-last page are zeroed by a detached record, which counts only through that transaction.
+last page are zeroed by a detached record, which counts only through that transaction. On a full
+disk there may be no room for it: then the truncate is refused, with the advice to cut at a page.
 
 A truncate to nothing needs no token where there is none: no page of it is needed.
 
@@ -20,7 +21,7 @@ from typing import TYPE_CHECKING
 from sofs.constants import BLOCK_BYTES
 from sofs.core.extents import pack_extent
 from sofs.core.messages import InfoReply, Truncate
-from sofs.errors import SofsError, StaleGeneration
+from sofs.errors import DiskFull, SofsError, StaleGeneration
 from sofs.ports.log import Placement
 from sofs.services.channel import expect
 from sofs.services.node.open_file import RW, Handle, Need
@@ -111,7 +112,12 @@ class TruncateOp:
             return None
         old = node.reads.cached_page(place) or await node.reads.read_page(file.ino, page, place)
         block = old[:keep].ljust(BLOCK_BYTES, b"\0")
-        await node.log.room(BLOCK_BYTES)
+        try:
+            await node.log.room(BLOCK_BYTES)
+        except DiskFull as error:
+            raise DiskFull(
+                f"{error.message}; a truncate to a multiple of {BLOCK_BYTES} bytes needs no space"
+            ) from error
         placement = node.writes.append_detached(file.ino, [block], keep)
         self._body.tail = pack_extent(
             page,

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from node_world import KIB, World, refused, world
 
 from sofs.core import messages as m
-from sofs.errors import SofsError, Unavailable
+from sofs.errors import DiskFull, SofsError, Unavailable
 from sofs.services.authority import service
 from sofs.services.channel import result_of
 from sofs.services.node import link as link_module
@@ -231,6 +231,24 @@ async def test_a_truncate_orders_against_the_writes_around_it(tmp_path: Path) ->
         assert await file.read(0, 10_000) == (
             b"A" * 100 + bytes(100) + b"B" + bytes(PAGE + 50 - 201)
         )
+
+
+async def test_on_a_full_disk_a_file_can_be_cut_at_a_page(tmp_path: Path) -> None:
+    async with world(tmp_path, "a") as w:
+        file = await (await w.client()).open()
+        await file.write(0, b"A" * 3 * PAGE)
+        life = w.nodes["a"].node
+        assert life is not None
+
+        async def full(n_bytes: int) -> None:
+            raise DiskFull("no space left")
+
+        life.log.room = full  # type: ignore[method-assign]
+        with pytest.raises(DiskFull, match="multiple of 4096"):
+            await file.truncate(PAGE + 50)
+        assert await file.read(0, 4 * PAGE) == b"A" * 3 * PAGE
+        await file.truncate(PAGE)
+        assert await file.read(0, 4 * PAGE) == b"A" * PAGE
 
 
 async def test_a_copy_of_an_old_truncate_leaves_what_was_written_since(tmp_path: Path) -> None:
