@@ -2,7 +2,14 @@
 
 Order. A file's lock changes have turns, so that its tables go to the token holders in order. A
 change is answered when every other holder of a token knows the new table (R9); what is only given
-back is told to nobody (ADR 0008).
+back is told to nobody (ADR 0008), not even along with what is taken.
+
+Undoing. The change is durable before the others are told. If one of them can neither be told nor
+sealed for certain (its log is damaged), the client is refused, and a refusal says that nothing
+happened: so the change is undone first, with its stored answer, in the same turn. The others may
+know of a lock that is gone again; who would refuse for a lock asks first. None of them forgot one
+that is back, as they were not told of what was given back. A copy of a change that was stored by
+an earlier attempt undoes nothing, since that one may have been answered: its outcome is unknown.
 
 Fairness. Requests that wait stand in one queue a file, in the order of arrival. Nobody overtakes an
 earlier one that wants what excludes his own wish, whether he would wait or not; except who holds a
@@ -22,7 +29,8 @@ May fail: LOCK_WAITERS_MAX requests wait for one file; more are LimitExceeded, "
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+import contextlib
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from typing import Final, Protocol
 
 from sofs.constants import LOCK_WAIT_MS_MAX, LOCK_WAITERS_MAX
@@ -31,13 +39,22 @@ from sofs.core.messages import (
     Caller,
     ChangeLocks,
     Done,
+    HeldLock,
     Lock,
     LockRange,
     LocksChanged,
     Message,
     Unlock,
 )
-from sofs.errors import FileClosed, InvalidParameter, LimitExceeded, LockNotGranted, SofsError
+from sofs.errors import (
+    DiskFull,
+    FileClosed,
+    InvalidParameter,
+    LimitExceeded,
+    LockNotGranted,
+    OutcomeUnknown,
+    SofsError,
+)
 from sofs.ports.runtime import Clock
 from sofs.services.authority.service_nodes import NodeLink, Nodes
 from sofs.services.authority.state import AuthorityState
@@ -53,6 +70,14 @@ class Once(Protocol):
 
     async def __call__(
         self, caller: Caller, rules: Callable[[], Message], reserved: int | None = None
+    ) -> Message: ...
+
+
+class Run(Protocol):
+    """Runs rules in a transaction; ``ActiveAuthority`` does it."""
+
+    async def __call__(
+        self, rules: Callable[[], Message], *, reserved: int | None = None
     ) -> Message: ...
 
 
@@ -81,13 +106,22 @@ class FileLocks:
     """See the module."""
 
     def __init__(
-        self, clock: Clock, tasks: Tasks, state: AuthorityState, nodes: Nodes, once: Once
+        self,
+        clock: Clock,
+        tasks: Tasks,
+        state: AuthorityState,
+        nodes: Nodes,
+        once: Once,
+        run: Run,
     ) -> None:
         self._clock = clock
         self._tasks = tasks
         self._state = state
         self._nodes = nodes
         self._once = once
+        self._run = run
+        # Changes that are stored, perhaps, and may still be undone.
+        self._open: dict[tuple[bytes, int], asyncio.Future[None]] = {}
         self._turns = Turns()
         self._waiting: dict[int, list[_Wish]] = {}
         self._serving: dict[int, None] = {}  # A pass over the queue is about to begin.
@@ -157,16 +191,28 @@ class FileLocks:
         deadline = self._clock.monotonic_ms() + body.wait_ms
         tells = bool(wish.wanted)
 
+        before: list[list[HeldLock]] = []  # Of the attempt that executes it, if one does.
+        given = dict.fromkeys((range_.offset, range_.length) for range_ in wish.drop)
+
         def in_order() -> Message:
             self._refuse_overtaking(ino, wish)
+            before[:] = [self._state.locks_of_handle(body.handle)]
             return rules()
 
         async def attempt() -> Message:
             """Only in the file's turn."""
-            reply = await self._once(body.caller, in_order, reserved)
-            if ino and tells:
-                holders, table = self._state.lock_table(ino, link.incarnation)
-                await self._nodes.update_locks(ino, holders, table)
+            before.clear()  # Stays so when there is a stored answer.
+            with self._undoable(wish.key):
+                reply = await self._once(body.caller, in_order, reserved)
+                if ino and tells:
+                    holders, table = self._state.lock_table(ino, link.incarnation)
+                    for locks in before:
+                        table += [lock for lock in locks if (lock.offset, lock.length) in given]
+                    try:
+                        await self._nodes.update_locks(ino, holders, table)
+                    except SofsError as error:
+                        await self._undo(body, before, error)
+                        raise
             return reply
 
         wish.attempt = attempt
@@ -187,6 +233,40 @@ class FileLocks:
             raise
         finally:
             self._leave(ino, wish)
+
+    @contextlib.contextmanager
+    def _undoable(self, key: tuple[bytes, int]) -> Iterator[None]:
+        done = self._open[key] = asyncio.get_running_loop().create_future()
+        try:
+            yield
+        finally:
+            if self._open.get(key) is done:
+                del self._open[key]
+            done.set_result(None)
+
+    async def decided(self, client: bytes, op_id: int) -> None:
+        """Return when no change of that number may be undone any more: only then does its stored
+        answer say what happened."""
+        while (change := self._open.get((client, op_id))) is not None:
+            await asyncio.shield(change)
+
+    async def _undo(
+        self, body: Lock | ChangeLocks, before: Sequence[Sequence[HeldLock]], error: SofsError
+    ) -> None:
+        """Make a definite refusal true, or raise OutcomeUnknown."""
+        if not error.definite:
+            return  # The client asks again, and whoever is left is told then.
+        if not before:
+            raise OutcomeUnknown(f"the locks are stored, but not everybody knows: {error}")
+
+        def rules() -> Message:
+            self._state.put_back_locks(body.caller, body.handle, before[0])
+            return Done()
+
+        try:
+            await self._run(rules, reserved=CHANGE_LOG_BYTES)
+        except DiskFull as full:
+            raise OutcomeUnknown(f"the locks cannot be undone: {full}, after {error}") from full
 
     def _refuse_overtaking(self, ino: int, wish: _Wish) -> None:
         if self._held_up(ino, wish):

@@ -12,6 +12,7 @@ from sofs.constants import HANDLE_LOCKS_MAX
 from sofs.core.locks import check_ranges, lock_conflict, unlock_index
 from sofs.core.messages import (
     Access,
+    Caller,
     ChangeLocks,
     Done,
     HeldLock,
@@ -110,6 +111,28 @@ class Locks(Namespace):
             return False
         sql = "SELECT 1 FROM token WHERE ino=? AND mode=?"
         return self._one(sql, inode.ino, int(TokenMode.DIRECT_RW)) is None
+
+    def locks_of_handle(self, handle: int) -> list[HeldLock]:
+        """Return a handle's locks in the order of taking, to be put back by ``put_back_locks``."""
+        rows = self._all(
+            "SELECT first,length,exclusive FROM lock WHERE handle=? ORDER BY n", handle
+        )
+        return [HeldLock(handle, int(f), int(length), bool(x)) for f, length, x in rows]
+
+    def put_back_locks(self, caller: Caller, handle: int, before: Sequence[HeldLock]) -> None:
+        """Undo a change of a handle's locks that nobody was told of: they are as ``before``, and
+        its stored answer is gone, so that the operation never happened. A handle that is gone by
+        now has no locks to put back."""
+        self._run("DELETE FROM result WHERE client=? AND op_id=?", caller.client, caller.op_id)
+        self._run("DELETE FROM lock WHERE handle=?", handle)
+        row = self._handle_row(handle)
+        if row is None:
+            return
+        for n, lock in enumerate(before):
+            self._run(
+                "INSERT INTO lock VALUES(?,?,?,?,?,?)",
+                handle, n, row.ino, str(lock.offset), str(lock.length), int(lock.exclusive),
+            )  # fmt: skip
 
     def holds_locks(self, handle: int) -> bool:
         """Does the handle hold any lock?"""

@@ -110,7 +110,9 @@ class ActiveAuthority:
         self.checkpoints.needless_below = self.reports.needless_below
         self.space = SpaceReclaimer(env.clock, env.fenced, self.state, self.group)
         self.resume = Resumption(env, self.state, self._tasks, self._release)
-        self.locks = FileLocks(env.clock, self._tasks, self.state, self.nodes, self._once)
+        self.locks = FileLocks(
+            env.clock, self._tasks, self.state, self.nodes, self._once, self._run
+        )
         self._channels: dict[Channel, NodeLink | None] = {}
         self._in_flight: dict[tuple[bytes, int], asyncio.Future[m.Message]] = {}
         self._turns = Turns()  # Who may have a file's tokens recalled.
@@ -579,6 +581,7 @@ class ActiveAuthority:
         return await self._run(lambda: self.state.read_dir(body), mutates=False)
 
     async def _abandon(self, link: NodeLink, body: m.Abandon) -> m.Message:
+        await self.locks.decided(body.caller.client, body.target_op)
         return await self._once(
             body.caller, lambda: self.state.abandon(body.caller, body.target_op), 0
         )
