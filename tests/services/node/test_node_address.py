@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from pathlib import Path
 
 import pytest
 from node_world import world
 
 from sofs.constants import PROTOCOL_VERSION
-from sofs.core.messages import HelloReply, RegisterMember, RegisterMemberReply
+from sofs.core.messages import Hello, HelloReply, RegisterMember, RegisterMemberReply
 from sofs.errors import Unavailable
 from sofs.ports.stream import Envelope, Stream
-from sofs.services.channel import Channel
+from sofs.rpc.transport import GrpcTransport
+from sofs.services.channel import Channel, open_channel
+from sofs.services.node.life import NodeConfig
+from sofs.services.node.part import NodePart
 
 
 async def test_a_node_takes_its_address_once_the_other_copy_is_gone(tmp_path: Path) -> None:
@@ -83,3 +87,43 @@ async def test_a_node_says_where_it_listens_and_says_it_again_when_that_changes(
         await w.until("the next one was told too", lambda: len(said) == 3)
         assert said[2] == said[1]
         w.hub.cut("d:1")
+
+
+async def test_over_real_sockets_too_a_node_takes_its_address_once_it_is_free(
+    tmp_path: Path,
+) -> None:
+    async with world(tmp_path) as w:
+        transport = GrpcTransport("c" * 43, w.clock)
+        errors: list[BaseException] = []
+        part = NodePart(
+            clock=w.clock,
+            entropy=w.entropy,
+            transport=transport,
+            fenced=w.fenced,
+            config=NodeConfig("one"),
+            on_exit=errors.append,
+        )
+        with socket.socket() as other:
+            other.bind(("127.0.0.1", 0))
+            other.listen()
+            address = f"127.0.0.1:{other.getsockname()[1]}"
+            await part.start(address)
+            elsewhere = part.address
+            assert elsewhere != address, "a port is not shared"
+        await w.until("the address is served again", lambda: part._regained is not None)
+        assert part._regained is not None
+        assert part._regained.address == address
+        assert part.node is not None
+        for where in (address, elsewhere):
+            channel = await open_channel(
+                transport, w.clock, where, "cluster", Hello(target=part.node.incarnation),
+                lambda channel, envelope: None, name="ask", on_crash=errors.append,
+                timeout_ms=5_000,
+            )  # fmt: skip
+            await channel.close()
+        await part.close()
+        with pytest.raises(Unavailable) as gone:
+            await transport.connect(address, "cluster", timeout_ms=5_000)
+        assert gone.value.refused
+        await transport.close()
+        assert not errors

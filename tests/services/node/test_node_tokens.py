@@ -21,7 +21,7 @@ from sofs.errors import DiskFull, SofsError, Unavailable
 from sofs.services.authority import service
 from sofs.services.channel import result_of
 from sofs.services.node import link as link_module
-from sofs.storage import LogOptions, ThreadBlocking, open_fenced
+from sofs.storage import LogOptions, SystemClock, ThreadBlocking, open_fenced
 
 PAGE = 4 * KIB
 SMALL = LogOptions(first_bytes=256 * KIB, segment_bytes=512 * KIB)
@@ -507,6 +507,56 @@ async def test_calls_pend_while_an_authority_loads_and_are_refused_after_the_lim
         assert link._loading_since_ms is None
         await client.open("/other")
         assert w.nodes["a"].lives == 1
+
+
+class LateClock(SystemClock):
+    """The machine's clock, put forward by hand."""
+
+    ahead_ms = 0
+
+    def monotonic_ms(self) -> int:
+        return super().monotonic_ms() + self.ahead_ms
+
+
+async def test_a_call_pends_for_three_seconds_of_loading_and_no_longer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with world(tmp_path, "a") as w:
+        client = await w.client("one", "a")
+        await client.open("/before")
+        await w.kill_authority()
+        part = w.make_authority("resume-key")
+        recovery, loaded = part._env.recovery, asyncio.Event()
+        replay = recovery.replay
+
+        async def held(*args: Any, **more: Any) -> Any:
+            await loaded.wait()
+            return await replay(*args, **more)
+
+        monkeypatch.setattr(recovery, "replay", held)
+        node = w.nodes["a"].node
+        assert node is not None
+        link, clock = node.link, LateClock()
+        monkeypatch.setattr(link, "_clock", clock)
+        await part.start("resume-key:0")
+        await w.until("the link knows", lambda: link._loading_since_ms is not None)
+        pending = asyncio.ensure_future(client.open("/other"))
+        looks, real = 0, link._loads_too_long
+
+        def looked() -> bool:
+            nonlocal looks
+            looks += 1
+            return real()
+
+        monkeypatch.setattr(link, "_loads_too_long", looked)
+        clock.ahead_ms = 2_000  # The machine would have to lose a second here to make this late.
+        await w.until("the link has looked", lambda: looks >= 3)
+        assert not pending.done()
+        clock.ahead_ms = 3_000
+        assert await refused(pending) == "FILE_NOT_AVAILABLE"
+        loaded.set()
+        await w.until("the authority serves", lambda: link.connected)
+        await client.open("/other")
 
 
 async def test_a_call_that_was_sent_keeps_waiting_while_the_next_authority_loads(
