@@ -56,6 +56,7 @@ log = logging.getLogger("sofs.authority")
 
 NOWHERE: Final = Position(0, 0)
 REPORT_MS_MAX: Final = 5_000
+CONNECT_AGAIN_MS: Final = 10
 DAMAGED_AGAIN_MS: Final = 200  # Before what could not be read is read again.
 APPLY_BATCH_MAX: Final = 256  # Entries applied in one go: the loop stays free for heartbeats.
 
@@ -142,26 +143,38 @@ class Follower:
                 await self._channel.close()
 
     async def _connect(self) -> Verdict | None:
+        """Connect, or say why the owner is to be succeeded. A connect that is neither accepted nor
+        refused proves nothing before the limit has passed: a process that is being killed resets
+        what connects until its kernel has closed its socket, and refuses it then."""
         hello = Hello(sender=self._incarnation, target=self._owner.incarnation)
-        try:
-            self._channel = await open_channel(
-                self._env.transport,
-                self._env.clock,
-                self._owner.endpoint,
-                "resume_key",
-                hello,
-                self._on_message,
-                name=f"follow {self._owner.part}",
-                on_crash=self._on_crash,
-                timeout_ms=self.limit_ms(),
-            )
-        except WrongIncarnation:
-            return Verdict.GONE
-        except Unavailable as error:
-            return Verdict.GONE if error.refused else Verdict.SILENT
-        except SofsError:
-            return Verdict.UNREACHABLE
-        return None
+        clock = self._env.clock
+        end = clock.monotonic_ms() + self.limit_ms()
+        while True:
+            left = end - clock.monotonic_ms()
+            try:
+                self._channel = await open_channel(
+                    self._env.transport,
+                    clock,
+                    self._owner.endpoint,
+                    "resume_key",
+                    hello,
+                    self._on_message,
+                    name=f"follow {self._owner.part}",
+                    on_crash=self._on_crash,
+                    timeout_ms=max(1, left),
+                )
+            except WrongIncarnation:
+                return Verdict.GONE
+            except Unavailable as error:
+                if error.refused:
+                    return Verdict.GONE
+            except SofsError:
+                return Verdict.UNREACHABLE
+            else:
+                return None
+            if clock.monotonic_ms() + CONNECT_AGAIN_MS >= end:
+                return Verdict.SILENT
+            await clock.sleep_ms(CONNECT_AGAIN_MS)
 
     def _on_message(self, channel: Channel, envelope: Envelope) -> None:
         body = envelope.body

@@ -12,6 +12,7 @@ from authority_cluster import PeerNode, World, world
 
 from sofs.core import messages as m
 from sofs.errors import StoreFailed, Unavailable
+from sofs.services.authority.follower import Follower, FollowerState, Verdict
 from sofs.services.authority.service_active import ActiveAuthority
 
 T = TypeVar("T")
@@ -139,3 +140,32 @@ async def test_a_seal_that_failed_after_its_waiter_left_is_tried_again(tmp_path:
         await ends(active.nodes.seal(node.incarnation))
         assert not active.state.is_live_node(node.incarnation)
         await node.die()
+
+
+@pytest.mark.parametrize("refuses", [True, False])
+async def test_a_connect_that_is_reset_proves_nothing_before_the_limit(
+    tmp_path: Path, refuses: bool
+) -> None:
+    async with world(tmp_path) as w:
+        await alone(w)
+        w.settings["silence_ms"] = NEVER_MS if refuses else 150
+        owner = await w.fenced.highest_claim("volume")
+        assert owner is not None
+        resets = 0
+
+        async def reset(service: str, stream: object) -> None:
+            nonlocal resets
+            resets += 1
+            raise Unavailable("connection reset by peer")
+
+        w.hub.cut(owner.endpoint)
+        listener = w.hub.listen(owner.endpoint, reset)
+        state = FollowerState(w.env("resume-key").new_database())
+        follower = Follower(w.env("resume-key"), b"f" * 16, owner, state, w.crashes.append)
+        running = asyncio.ensure_future(follower.run())
+        await w.until("it asked again", lambda: resets >= 3)
+        if refuses:
+            assert not running.done()
+            await listener.close()
+        assert await ends(running) is (Verdict.GONE if refuses else Verdict.SILENT)
+        state.database.close()
