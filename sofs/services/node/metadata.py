@@ -86,6 +86,7 @@ if TYPE_CHECKING:
     from sofs.services.node.life import Node
 
 READ_FILE_ROUNDS_MAX: Final = 16
+STAT_ROUNDS_MAX: Final = 16
 Reply = Message | tuple[Message, Buffer]
 Work = Callable[[], Coroutine[Any, Any, Reply]]
 _PLAIN: Final = (Mkdir, Rmdir, Unlink, Rename, ReadDir, Abandon)
@@ -432,21 +433,45 @@ class Metadata:
         return InterfaceList(self._node.config.interfaces())
 
     async def _stat(self, session: Session, body: Message, data: Buffer) -> Message:
-        reply = await self._link.call(lambda: body)
-        self._overlay(reply)
-        return reply
+        """The authority may answer that we hold DIRECT_RW, and have it back before the answer is
+        here: then it spoke of a file without our newest records, and is asked again, unless we held
+        nothing any more when it was asked: what we give back is with the authority by then."""
+        ino = 0
+        for _ in range(STAT_ROUNDS_MAX):
+            held = True
 
-    def _overlay(self, reply: Message) -> None:
-        """The holder of DIRECT_RW knows size and time better than the authority."""
-        if isinstance(reply, InfoReply) and reply.held_by_asker:
-            self._overlay_info(reply.info)
-            reply.held_by_asker = False
+            def build(ino: int = ino) -> Message:
+                nonlocal held
+                held = not ino or self._writes(ino) is not None
+                return body
 
-    def _overlay_info(self, info: FileInfo) -> None:
-        file = self._table.files.get(info.ino)
-        if file is not None and file.mode == RW:
-            info.size = file.size
-            info.modified_ns = max(info.modified_ns, file.modified_ns)
+            reply = await self._link.call(build)
+            if not self._overlay(reply) or not held:
+                return reply
+            assert isinstance(reply, InfoReply)
+            ino = reply.info.ino
+        raise FileNotAvailable("the file came and went all the time", retry_after_ms=20)
+
+    def _writes(self, ino: int) -> OpenFile | None:
+        """The file, if this node holds its DIRECT_RW."""
+        file = self._table.files.get(ino)
+        return file if file is not None and file.mode == RW else None
+
+    def _overlay(self, reply: Message) -> bool:
+        """The holder of DIRECT_RW knows size and time better than the authority. True: we were the
+        holder when it answered, and are no more."""
+        if not isinstance(reply, InfoReply) or not reply.held_by_asker:
+            return False
+        reply.held_by_asker = False
+        return not self._overlay_info(reply.info)
+
+    def _overlay_info(self, info: FileInfo) -> bool:
+        file = self._writes(info.ino)
+        if file is None:
+            return False
+        info.size = file.size
+        info.modified_ns = max(info.modified_ns, file.modified_ns)
+        return True
 
     def _truncate(self, session: Session, call: int, body: Truncate) -> None:
         try:
