@@ -220,8 +220,8 @@ class FencedStore(Protocol):
         Raises Corrupt when a bad record lies at or below one known as durable, or when segments
         behind the first are missing that held records above ``after_sequence``; with ``deleted_ok``
         the latter is told by ``SealedLog.resumed_at`` and the caller judges. With ``damaged_ok``
-        the log of an append backend is read on behind bad records, and ``SealedLog.gaps`` names
-        them; ``last_sequence`` then counts them too.
+        the log is read on behind bad records, and ``SealedLog.gaps`` names them; ``last_sequence``
+        then counts them too.
         """
         ...
 

@@ -60,7 +60,10 @@ class Store(Protocol):
         ...
 
     def list(self, prefix: str) -> list[str]:
-        """Return the keys below the folder ``prefix``, sorted; temporary names are left out."""
+        """Return the keys below the folder ``prefix``, sorted; temporary names are left out.
+
+        Every key whose creation was answered before the call, and that nobody has begun to delete,
+        is in it. A key that was deleted may be, for a while: whoever needs to know asks ``get``."""
         ...
 
     def delete(self, key: str) -> None:

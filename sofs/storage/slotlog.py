@@ -9,13 +9,12 @@ nonce and are written to one slot only: finding them there is a win. After PUT_T
 ends, and the successor decides. Fences are never deleted, slots in ascending order only, and slot
 0 (which holds the lineage) last.
 
-Where a log ends. A free slot is the end only if nothing stands above it. Slots are won in ascending
-order, so one that is absent below another was deleted (by an owner that may still be deleting while
-it is sealed) or is damage. So the walk lists the slots first, takes an absent one below the highest
-for no end, and once its fence stands lists them again: a fence that was put where a slot had just
-been deleted is none. Behind slot 0 it begins with the run of slots that reaches the highest: a copy
-of an old put that lands after its slot was deleted leaves an object below a gap, which nobody
-reads. Whether a gap is covered by a checkpoint, the caller judges (``resumed_at``).
+An absent slot is free only if no higher one exists; else it was deleted. Requests may land late: a
+walker's first look at a slot and its fence may lie on both sides of a deletion, and a copy of a put
+that was sent again may land when its slot is deleted. Neither decides anything: the log is what is
+in the highest row of slots without a hole, and a fence counts only where nothing is above it (R10).
+So a walk lists the log whenever it comes to an absent slot, and once more when it has its fence.
+This needs listings that show every object whose creation was answered before they began.
 
 Reads (R12 asks for a serving grant that is renewed by winning a slot or by a strongly consistent
 read; ADR 0014). There is no grant that outlives a reply: ``check`` is itself such a read, of the
@@ -25,42 +24,42 @@ before it has claimed, so what was read was still the newest then. No clock is t
 a round trip to the backend for each frame that serves data.
 
 An object is a segment header and records; its number is the slot's. Objects are whole or absent:
-one that does not verify is corruption, there are no torn tails.
+one that does not verify is corruption, there are no torn tails. A caller that can go on without
+damaged records (``damaged_ok``) is told of them as gaps.
 """
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from typing import Final
 
-from sofs.constants import BLOCK_BYTES
+from sofs.constants import BLOCK_BYTES, RECORD_ALIGN_BYTES
 from sofs.core.record import (
+    KIND_AT,
+    NONCE_AT,
     PAYLOAD_BYTES_MAX,
     SEGMENT_HEADER_BYTES,
     Record,
     RecordKind,
-    decode_record,
     decode_segment_header,
     encode_record,
     encode_segment_header,
     record_bytes,
 )
-from sofs.errors import Corrupt, Fenced, LimitExceeded, MessageTooLarge, StoreUnknown
-from sofs.ports.log import Claim, SealedLog
+from sofs.errors import Corrupt, Fenced, LimitExceeded, MessageTooLarge, StoreFailed, StoreUnknown
+from sofs.ports.log import Claim, Gap, SealedLog
 from sofs.ports.runtime import Blocking, Clock, Entropy
 from sofs.ports.store import Buffer, Lost, Store, Won
 from sofs.storage.logbase import BaseLog, Batch, LogOptions
 from sofs.storage.names import claim_key, log_folder, number_of, slot_key
-from sofs.storage.walk import Asked
+from sofs.storage.walk import Asked, walked
 
 PUT_TRIES_MAX: Final = 4
 PUT_RETRY_MS: Final = 50
 FENCE_TRIES_MAX: Final = (
     100_000  # Slots that a live owner may win while its successor puts the fence.
 )
-
-
-STARTS_MAX: Final = 16  # How often a walk begins again because slots vanish while it reads.
 
 
 class _SlotBatch(Batch):
@@ -184,18 +183,22 @@ class _SlotWalk:
         self._after = after = asked.after
         self._known = asked.known
         self._deleted_ok = asked.deleted_ok
+        self._damaged_ok = asked.damaged_ok
+        self._lost = (
+            ""  # What is damaged at the end of the last slot: nobody knows how much it was.
+        )
+        self.gaps: list[Gap] = []
         self.resumed_at = 0
         self.records: list[Record] = []
         self.first_sequence = self.next_sequence = after + 1
         self.slot = 0
-        self._live: list[int] = []  # Slot 0, and the slots up to the highest, without a gap.
-        self._starts = 0
         self.fenced = False
 
     def _key(self, slot: int) -> str:
         return slot_key(self._claim.role, self._claim.epoch, slot)
 
-    def _listed(self) -> list[int]:
+    def _numbers(self) -> list[int]:
+        """Numbers of the slots that exist, ascending; a few that were deleted may be among them."""
         return sorted(
             map(number_of, self._store.list(log_folder(self._claim.role, self._claim.epoch)))
         )
@@ -203,115 +206,173 @@ class _SlotWalk:
     def start(self) -> None:
         """Find the slot to begin with: the last that starts at or below the first record asked
         for."""
-        self._starts += 1
-        if self._starts > STARTS_MAX:
-            raise LimitExceeded(f"slots of {self._key(0)} vanish while they are read; try again")
-        slots = self._listed()
-        self.records.clear()
-        self.resumed_at = self.slot = 0
-        self.first_sequence = self.next_sequence = self._after + 1
-        self._live = []
+        slots = self._numbers()
         if not slots:
             return
         if slots[0] != 0:
             raise Corrupt(f"{self._key(0)} is missing; restore it from a copy")
-        lowest = len(slots) - 1
-        while lowest > 0 and slots[lowest - 1] == slots[lowest] - 1:
-            lowest -= 1
-        self._live = live = slots if lowest == 0 else [0, *slots[lowest:]]
-        self.first_sequence = self.next_sequence = self._first_of(0)
-        low, high = 0, len(live) - 1
+        self.first_sequence = self.next_sequence = self._known_first_of(0) or self.next_sequence
+        try:
+            self.slot = self._search(slots)
+        except Corrupt:
+            if not self._damaged_ok:
+                raise
+            self.slot = self._search_down(slots)
+        first = self._known_first_of(self.slot)
+        if first is None:  # Deleted, and still listed: of what is below it only slot 0 stays.
+            self.slot = 0
+        else:
+            self.next_sequence = first
+
+    def _known_first_of(self, slot: int) -> int | None:
+        """First sequence of a slot; what we expect of it if it cannot say; None: it was deleted."""
+        try:
+            return self._first_of(slot)
+        except Corrupt:
+            if not self._damaged_ok:
+                raise
+            return self.next_sequence
+
+    def _search(self, slots: list[int]) -> int:
+        low, high = 0, len(slots) - 1
         while low < high:
             middle = (low + high + 1) // 2
-            if self._first_of(live[middle]) <= self._after + 1:
+            first = self._first_of(slots[middle])
+            if first is None or first <= self._after + 1:
                 low = middle
             else:
                 high = middle - 1
-        self.slot = live[low]
-        self.next_sequence = self._first_of(self.slot)
+        return slots[low]
 
-    @property
-    def _highest(self) -> int:
-        return self._live[-1] if self._live else -1
+    def _search_down(self, slots: list[int]) -> int:
+        """As ``_search``, past slots that do not say where they begin."""
+        for slot in reversed(slots):
+            with contextlib.suppress(Corrupt):
+                first = self._first_of(slot)
+                if first is not None and first <= self._after + 1:
+                    return slot
+        return slots[0]
 
-    def _next_slot(self) -> None:
-        """Go on behind the current slot; behind slot 0 over those that were deleted."""
-        if self.slot == 0 and len(self._live) > 1 and self._live[1] > 1:
-            self._resume(self._live[1])
-        else:
-            self.slot += 1
-
-    def _resume(self, slot: int) -> None:
-        """Go on at a slot behind a gap."""
-        if not self._deleted_ok:
-            raise Corrupt(f"{self._key(self.slot + 1)} is missing; restore it from a copy")
-        self.slot = slot
-        self.next_sequence = self.resumed_at = self._first_of(slot)
-
-    def _is_end(self) -> bool:
-        """Does nothing stand above the fence in the current slot?"""
-        slots = self._listed()
-        return not slots or slots[-1] <= self.slot
-
-    def _first_of(self, slot: int) -> int:
-        head = self._store.read(self._key(slot), 0, SEGMENT_HEADER_BYTES)
+    def _first_of(self, slot: int) -> int | None:
+        """First sequence of a slot; None when it was deleted meanwhile."""
+        key = self._key(slot)
+        try:
+            head = self._store.read(key, 0, SEGMENT_HEADER_BYTES)
+        except StoreFailed:
+            if self._store.get(key) is not None:
+                raise
+            return None
         header = decode_segment_header(head, nonce=self._claim.nonce, segment=slot)
         if header is None:
-            raise Corrupt(f"{self._key(slot)} is damaged at offset 0; restore it from a copy")
+            raise Corrupt(f"{key} is damaged at offset 0; restore it from a copy")
         return header.first_sequence
 
+    def _behind_deleted(self) -> bool:
+        """The current slot is absent, or is a fence. Go to the first slot above it of the highest
+        row; False when nothing is above it: then it is the log's end."""
+        numbers = self._numbers()
+        row = len(numbers) - 1
+        while row > 0 and numbers[row - 1] == numbers[row] - 1:
+            row -= 1
+        for number in numbers[max(row, 0) :]:
+            if number <= self.slot:
+                continue
+            first = self._first_of(number)
+            if first is None:
+                continue
+            missing = f"{self._key(self.slot)} is missing; restore it from a copy"
+            if self._deleted_ok:
+                self.next_sequence = self.resumed_at = first
+            elif self._damaged_ok:
+                self._lose(first, missing)
+            else:
+                raise Corrupt(missing)
+            self.fenced = False
+            self.slot = number
+            return True
+        return False
+
     def read_to_free_slot(self, *, records_max: int | None = None) -> None:
-        """Read slots from ``slot`` on until one is absent or holds a fence."""
-        while not self.fenced:
+        """Read slots from ``slot`` on until one is free or holds a fence."""
+        while True:
             if records_max is not None and len(self.records) >= records_max:
                 del self.records[records_max:]
                 return
-            data = self._store.get(self._key(self.slot))
+            data = None if self.fenced else self._store.get(self._key(self.slot))
             if data is not None:
                 self.take(data)
-            elif self.slot > self._highest:
+            elif not self._behind_deleted():
                 return
-            else:
-                self.start()  # It was deleted since the slots were listed.
 
     def take(self, data: bytes) -> None:
-        """Take the contents of the current slot."""
-        key, nonce, slot = self._key(self.slot), self._claim.nonce, self.slot
+        """Take the contents of the current slot. The payloads of data records are left to who reads
+        their pages: one that is damaged stops nobody else."""
+        view, nonce, slot = memoryview(data), self._claim.nonce, self.slot
         header = decode_segment_header(data, nonce=nonce, segment=slot)
         if header is None:
-            raise Corrupt(f"{key} is damaged at offset 0; restore it from a copy")
-        if slot == 0:
+            self._damaged(0)
+        elif slot == 0:
             self.first_sequence = self.next_sequence = header.first_sequence
+        elif self._lost:
+            self._lose(header.first_sequence, self._lost)
         at = SEGMENT_HEADER_BYTES
         while at < len(data):
-            record = decode_record(data, at, nonce=nonce, segment=slot)
+            record = None
+            if at + KIND_AT < len(data):
+                record = walked(view, at, nonce, slot, 0)
+            if record is not None and self._lost and record.sequence > self.next_sequence:
+                self._lose(record.sequence, self._lost)
             if record is None or record.sequence != self.next_sequence:
-                raise Corrupt(
-                    f"{key} is damaged at offset {at}, sequence {self.next_sequence}; "
-                    "restore it from a copy"
-                )
+                self._damaged(at)
+                at = self._behind_damage(view, at)
+                continue
             if record.kind is RecordKind.FENCE:
-                self._take_fence()
+                self.fenced = True
                 return
+            self._lost = ""  # Nothing is missing before a record that follows.
             self.next_sequence += 1
             at = record.end_offset
             if record.sequence > self._after:
                 self.records.append(record)
-        self._next_slot()
+        self.slot += 1
 
-    def _take_fence(self) -> None:
-        """A fence is the end, unless an earlier successor put it where a slot had been deleted."""
-        if self.slot < self._highest:
-            self._resume(self.slot + 1)
-        elif self._is_end():
-            self.fenced = True
-        else:
-            self.start()
+    def _damaged(self, at: int) -> None:
+        """Something is not whole at an offset of the current slot: told, or lost."""
+        what = (
+            f"{self._key(self.slot)} is damaged at offset {at}, sequence {self.next_sequence}; "
+            "restore it from a copy"
+        )
+        if not self._damaged_ok:
+            raise Corrupt(what)
+        self._lost = what
+
+    def _behind_damage(self, view: memoryview, at: int) -> int:
+        """Offset of the next whole record of this slot, or its end."""
+        data, nonce = bytes(view), self._claim.nonce
+        found = data.find(nonce, at + RECORD_ALIGN_BYTES)
+        while found >= 0:
+            start = found - NONCE_AT
+            if start % RECORD_ALIGN_BYTES == 0:
+                record = walked(view, start, nonce, self.slot, 0)
+                if record is not None and record.sequence >= self.next_sequence:
+                    self._lose(record.sequence, self._lost)
+                    return start
+            found = data.find(nonce, found + 1)
+        return len(data)
+
+    def _lose(self, end: int, what: str) -> None:
+        """The records from ``next_sequence`` up to ``end`` cannot be read."""
+        self._lost = ""
+        if end > self.next_sequence:
+            self.gaps.append(Gap(self.next_sequence, end - 1, what))
+            self.next_sequence = end
 
     def put_fence(self, token: bytes) -> None:
         """Put a fence in the first free slot, taking what the owner wins meanwhile."""
         for _ in range(FENCE_TRIES_MAX):
             self.read_to_free_slot()
+            if self._lost:  # At least one record; the fence says behind which sequence it stands.
+                self._lose(max(self._known, self.next_sequence) + 1, self._lost)
             if self.fenced:
                 break
             header, padding, _ = encode_record(
@@ -325,13 +386,10 @@ class _SlotWalk:
             )
             fence = _header(self._claim, self.slot, self.next_sequence) + header + token + padding
             outcome = self._put_known(self._key(self.slot), fence)
-            if isinstance(outcome, Lost):
-                self.take(outcome.existing)
-            elif self._is_end():
-                self.fenced = True
-                break
+            if isinstance(outcome, Won):
+                self.fenced = True  # If nothing is above it: the next reading looks.
             else:
-                self.start()
+                self.take(outcome.existing)
         else:
             raise LimitExceeded(f"no free slot found for a fence in {FENCE_TRIES_MAX} tries")
         if self.next_sequence <= self._known:
@@ -362,7 +420,12 @@ async def seal_slot_log(
     token = entropy.token(16)
     await blocking.run("", walk.start, walk.read_to_free_slot, lambda: walk.put_fence(token))
     return SealedLog(
-        claim, walk.first_sequence, walk.next_sequence - 1, walk.records, walk.resumed_at
+        claim,
+        walk.first_sequence,
+        walk.next_sequence - 1,
+        walk.records,
+        walk.resumed_at,
+        walk.gaps,
     )
 
 

@@ -53,7 +53,10 @@ class SlotStore(ABC):
     def put_if_absent(self, key: str, data: bytes) -> Won | Lost:
         if self._create(self._path(key), data):
             return Won()
-        existing = self.get(key)
+        try:
+            existing = self.get(key)
+        except StoreFailed as error:  # It may be our own, from a request whose reply was lost.
+            raise StoreUnknown(f"{key} exists and cannot be read: {error.message}") from error
         if existing is None:
             raise StoreUnknown(f"{key} existed when it was created and is gone now")
         return Won() if existing == data else Lost(existing)

@@ -9,10 +9,10 @@ Two successors seal it, each in steps of one store operation.
 |---|---|
 | ``wins slot n`` | ``SlotLog._make_durable`` |
 | ``deletes slot n`` | ``Checkpoints._delete_needless``, ``StoreFences.delete_segments`` |
-| ``lists`` | ``_SlotWalk.start``: the run of slots that reaches the highest |
+| ``lists`` | ``_SlotWalk._behind_deleted``: the run of slots that reaches the highest |
 | ``gets slot n`` | ``_SlotWalk.read_to_free_slot``; absent below the highest: lists again |
 | ``fences slot n`` | ``_SlotWalk.put_fence`` |
-| ``looks above slot n`` | ``_SlotWalk._is_end``, whoever put the fence |
+| ``looks above slot n`` | ``_SlotWalk._behind_deleted``, whoever put the fence |
 
 This model found a flaw: the product took the first absent slot for the end (``free is the end``).
 """

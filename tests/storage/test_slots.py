@@ -9,7 +9,8 @@ import pytest
 from storage_harness import InlineBlocking, SeededEntropy, VirtualClock, a_claim, run
 
 from sofs.core.record import RecordKind
-from sofs.errors import Corrupt, Fenced, OutcomeUnknown, StoreUnknown
+from sofs.errors import Corrupt, Fenced, OutcomeUnknown, StoreFailed, StoreUnknown
+from sofs.ports.log import SealedLog
 from sofs.ports.store import Lost, Won
 from sofs.storage import LogOptions, MemorySlotStore, StoreFences, open_fenced, slotlog
 from sofs.storage.walk import Asked
@@ -213,6 +214,58 @@ def test_a_damaged_or_missing_slot_is_told() -> None:
     run(main())
 
 
+def _seal_past_damage(seed: int, *, after: int = 0) -> tuple[list[int], list[int], int]:
+    """Sequences that were read, and those in gaps, and the last."""
+
+    async def seal() -> SealedLog:
+        return await fences(seed=seed).seal(
+            a_claim(1), after_sequence=after, known_durable=9, damaged_ok=True
+        )
+
+    sealed = run(seal())
+    lost = [n for gap in sealed.gaps for n in range(gap.first, gap.last + 1)]
+    return [r.sequence for r in sealed.records], lost, sealed.last_sequence
+
+
+@pytest.mark.parametrize("slot", range(3))
+@pytest.mark.parametrize("length", [1, 64, 100_000])
+def test_who_can_go_on_gets_everything_but_the_damaged_records_of_a_slot(
+    slot: int, length: int
+) -> None:
+    """Three slots of three records. Whatever is damaged in one: what is not read is in a gap, the
+    other slots are read, and a second seal answers the same."""
+
+    async def write() -> None:
+        log = await owner(fences())
+        for _ in range(3):
+            for _ in range(3):
+                place = log.append(RecordKind.ENTRY, [b"x" * 100])
+            await log.durable(place.sequence)
+        await log.close()
+
+    run(write())
+    store = MemorySlotStore(URL)
+    key, fence = f"{LOG}/{slot:020d}", f"{LOG}/{3:020d}"
+    whole = store.get(key)
+    assert whole is not None
+    others = [n for n in range(1, 10) if (n - 1) // 3 != slot]
+    lost_some = 0
+    for at in range(0, len(whole), 16):
+        bad = bytes(b ^ 0x5A for b in whole[at : at + length])
+        store.delete(key)
+        store.delete(fence)
+        store.put_if_absent(key, whole[:at] + bad + whole[at + length :])
+        read, lost, last = _seal_past_damage(2)
+        assert sorted([*read, *lost]) == list(range(1, 10))
+        assert set(others) <= set(read)
+        assert last == 9
+        lost_some += bool(lost)
+        assert _seal_past_damage(3) == (read, lost, last)
+        read_above, lost_above, _ = _seal_past_damage(3, after=4)
+        assert sorted({*read_above, *(n for n in lost_above if n > 4)}) == list(range(5, 10))
+    assert lost_some
+
+
 def test_slots_are_deleted_in_order_and_the_first_goes_last() -> None:
     async def main() -> None:
         fenced = fences()
@@ -256,6 +309,16 @@ class Vanishing(MemorySlotStore):
     def delete_slots(self, first: int, last: int) -> None:
         for slot in range(first, last + 1):
             self.delete(f"{LOG}/{slot:020d}")
+
+
+class Blind(MemorySlotStore):
+    """Lists nothing: a reader that looked before there was anything."""
+
+    def __init__(self) -> None:
+        super().__init__(URL)
+
+    def list(self, prefix: str) -> list[str]:
+        return []
 
 
 async def ten_slots(store: MemorySlotStore) -> None:
@@ -320,9 +383,8 @@ def test_a_needless_fence_next_to_slots_that_live_is_read_over() -> None:
         store.before["get 10"] = lambda: store.delete_slots(1, 3)
         assert await sealed_by(store, 2) == (0, 10)
         assert store.get(f"{LOG}/{10:020d}") is not None  # The fence.
-        walk = slotlog._SlotWalk(store, a_claim(1), Asked(0, 0, True))
+        walk = slotlog._SlotWalk(Blind(), a_claim(1), Asked(0, 0, True))
         walk.slot, walk.next_sequence = 3, 4
-        walk._live = [0, 2]  # As it was before the deletion.
         walk.put_fence(b"x" * 16)  # In slot 3, beside the slots 4 to 10.
         assert f"{LOG}/{3:020d}" in store.list(LOG)
         assert await sealed_by(store, 3) == (5, 10)
@@ -356,3 +418,17 @@ def test_a_slot_that_is_missing_below_others_is_never_the_end() -> None:
         )  # Recovery asks for a checkpoint that covers it.
 
     run(main())
+
+
+def test_a_create_whose_winner_cannot_be_read_is_unknown_not_refused() -> None:
+    """The object may be our own, from a request whose reply was lost: a caller that is told of a
+    refusal would take its claim for lost."""
+    store = MemorySlotStore(URL)
+    store.put_if_absent("claims/volume/1", b"own")
+
+    class Unreadable(MemorySlotStore):
+        def get(self, key: str) -> bytes | None:
+            raise StoreFailed(f"get {key}: slow down")
+
+    with pytest.raises(StoreUnknown, match="claims/volume/1 exists and cannot be read"):
+        Unreadable(URL).put_if_absent("claims/volume/1", b"own")
