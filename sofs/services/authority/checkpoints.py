@@ -97,6 +97,8 @@ class Checkpoints:
         if whole and whole[-1] > 0:
             # Segment 0 holds the lineage, which a successor reads first: it stays.
             await fenced.delete_segments(self._claim, below_segment=whole[-1], keep_first=True)
+            # On slots each batch is a segment: what is gone must not be kept in mind for ever.
+            self._segments = [known for known in self._segments if known[1] >= whole[-1]]
 
     async def _delete_left(self) -> None:
         """Delete the logs below our lineage that an owner before us was about to delete when it
