@@ -10,10 +10,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from sofs.core.witness import configured_interfaces
-from sofs.errors import SofsError
+from sofs.errors import BackendRefused, SofsError, invariant
+from sofs.ports.platform import Platform
+from sofs.ports.store import AppendStore, Store
 from sofs.rpc.convert import WireCodec
 from sofs.services.authority.env import (
     COORDINATOR,
@@ -24,16 +26,23 @@ from sofs.services.authority.env import (
 )
 from sofs.services.authority.schema import SCHEMA
 from sofs.services.authority.service import AuthorityPart
+from sofs.services.leader.part import LeaderPart
+from sofs.services.leader.reign import LeaderEnv, LeaderSettings
+from sofs.services.leader.run import LEADER_ROLE
+from sofs.services.leader.state import SCHEMA as LEADER_SCHEMA
 from sofs.services.node.life import NodeConfig
 from sofs.services.node.part import NodePart
 from sofs.services.witness.part import WitnessConfig, WitnessPart
-from sofs.sim.disk import ROOT, SimDisk, SimOs
+from sofs.sim.disk import CLUSTER_ROOT, ROOT, SimDisk, SimOs
 from sofs.sim.loop import SimLoop
 from sofs.sim.network import SimNetwork, SimTransport
+from sofs.sim.objects import SimObjects, SimSlotStore
 from sofs.sim.plan import Plan
+from sofs.sim.platform import SimPlatform
 from sofs.sim.watch import WatchedState
 from sofs.sim.world import Machine, SimProcess, World
 from sofs.storage import (
+    ApswState,
     LocalAppendStore,
     LogOptions,
     ProtobufEntries,
@@ -41,12 +50,16 @@ from sofs.storage import (
     StoreRecovery,
     open_fenced,
 )
+from sofs.storage.probe import probe_append, run_probe
 
 VOLUME: Final = b"v" * 16
 SHARE: Final = "share"
 NODE_PORT: Final = 7440
 WITNESS_PORT: Final = 7441
 AUTHORITY_PORT: Final = 7450
+LEADER_PORT: Final = 7460
+LEADER_HOST: Final = "10.0.2.1"
+RUN: Final = b"r" * 16
 
 
 @dataclass(eq=False)
@@ -73,6 +86,10 @@ class Cluster:
         self.network = world.network = SimNetwork(world)
         self.network.delay_us = plan.delay_us
         self.disk = SimDisk(world.draw("disk"))
+        self.objects = SimObjects(world, plan.store_us, plan.list_lag_us)
+        if plan.interleave:
+            world.interleave()
+        world.brief = plan.brief
         self.parts: list[Supervised] = []
         self.twins: list[Supervised] = []
         self.clients: list[SimProcess] = []
@@ -85,12 +102,16 @@ class Cluster:
             machine = machines[n % len(machines)]
             self.parts.append(Supervised(name, role, machine, nodes[n % len(nodes)]))
 
-        place("coordinator", COORDINATOR, 0)
-        place("resume-key", RESUME_KEY, 1)
-        for n in range(plan.nodes):
-            place(f"node-{n + 1}", "node", n)
-        for n in range(plan.witnesses):
-            place(f"witness-{n + 1}", "witness", n)
+        self.platform = SimPlatform(self, nodes, machines) if plan.leader else None
+        if self.platform is not None:
+            self.parts.append(Supervised("leader", LEADER_ROLE, machines[-1], LEADER_HOST))
+        else:
+            place("coordinator", COORDINATOR, 0)
+            place("resume-key", RESUME_KEY, 1)
+            for n in range(plan.nodes):
+                place(f"node-{n + 1}", "node", n)
+            for n in range(plan.witnesses):
+                place(f"witness-{n + 1}", "witness", n)
         self.machines = machines
         self.access_point = [f"{host}:{NODE_PORT}" for host in nodes]
         self.witnesses = [f"{host}:{WITNESS_PORT}" for host in nodes[: plan.witnesses]]
@@ -114,6 +135,52 @@ class Cluster:
     def start(self) -> None:
         for part in self.parts:
             self.start_part(part)
+
+    # What the platform does for the leader ----------------------------------------------------
+
+    def make_part(self, name: str, role: str, machine: Machine, host: str) -> None:
+        """Make a part that the leader ordered, and restart it from now on."""
+        part = Supervised(name, role, machine, host)
+        self.parts.append(part)
+        self.start_part(part)
+
+    def abandon_part(self, name: str) -> None:
+        """The platform lost sight of a part: nobody restarts it, and what runs of it runs on."""
+        part = self._taken(name)
+        if part is not None:
+            part.wanted = False
+            self.twins.append(part)
+
+    def end_part(self, name: str) -> None:
+        """End a part for good."""
+        part = self._taken(name)
+        if part is not None:
+            part.wanted = False
+            if part.process is not None:
+                part.process.crash("the leader removes it")
+
+    def _taken(self, name: str) -> Supervised | None:
+        found = next((part for part in self.parts if part.name == name), None)
+        if found is not None:
+            self.parts.remove(found)
+        return found
+
+    def led(self) -> bool:
+        """Whether one leader leads and all that it wants runs; True without a leader."""
+        if self.platform is None:
+            return True
+        reigns = [p.part.reign for p in self.running(LEADER_ROLE) if p.part is not None]
+        reigns = [reign for reign in reigns if reign is not None]
+        wanted = sorted(p.name for reign in reigns for p in reign.state.parts())
+        running = sorted(p.name for p in self.parts if p.process is not None)
+        return (
+            len(reigns) == 1
+            and reigns[0].rounds > 0
+            and wanted == self.platform.names()
+            and all(name in running for name in wanted)
+        )
+
+    # Lives ------------------------------------------------------------------------------------
 
     def start_part(self, part: Supervised) -> None:
         """Begin a life of ``part``, if its machine has power."""
@@ -151,15 +218,72 @@ class Cluster:
         )
 
     async def _run(self, part: Supervised, process: SimProcess) -> None:
-        start = {"node": self._node, "witness": self._witness}.get(part.role, self._authority)
+        if self.plan.probe and part.role != "witness":
+            await self._probe(process)
+        start = {
+            "node": self._node,
+            "witness": self._witness,
+            LEADER_ROLE: self._leader,
+        }.get(part.role, self._authority)
         part.part = await start(part, process)
 
-    def fenced(self, process: SimProcess) -> StoreFences:
-        store = LocalAppendStore(ROOT, calls=SimOs(self.disk, process))
+    def fenced(self, process: SimProcess, root: str = ROOT) -> StoreFences:
         options = LogOptions(
             first_bytes=self.plan.first_bytes, segment_bytes=self.plan.segment_bytes
         )
+        store = self.store(process, root)
         return open_fenced(store, process.clock, process.entropy, process.blocking, options)
+
+    def store(self, process: SimProcess, root: str) -> Store:
+        """The driver of one process for a root."""
+        if self.plan.backend == "slots":
+            return SimSlotStore(self.objects, process, root)
+        return LocalAppendStore(root, calls=SimOs(self.disk, process))
+
+    async def _probe(self, process: SimProcess) -> None:
+        """What ``attach`` does before a part serves a root: a good backend is never refused."""
+        store = self.store(process, ROOT)
+        chance, together = process.entropy.token, process.blocking.together
+
+        def probe() -> None:
+            run_probe(store, chance=chance, together=together)
+            if store.kind == "append":
+                probe_append(cast("AppendStore", store), chance=chance)
+
+        try:
+            await process.blocking.run("", probe)
+        except BackendRefused as error:
+            self.world.fail(f"{process.name}: {error}")
+
+    async def _leader(self, part: Supervised, process: SimProcess) -> LeaderPart:
+        invariant(self.platform is not None, "a leader has a platform")
+        fenced = self.fenced(process, CLUSTER_ROOT)
+        entries = ProtobufEntries()
+        made = LeaderPart(
+            LeaderEnv(
+                settings=LeaderSettings(
+                    run_id=RUN,
+                    wanted_nodes=self.plan.nodes,
+                    node_port=NODE_PORT,
+                    witness_port=WITNESS_PORT,
+                    host_of=lambda slot: f"10.0.0.{slot}",
+                ),
+                clock=process.clock,
+                entropy=process.entropy,
+                fenced=fenced,
+                recovery=StoreRecovery(fenced, entries, LEADER_ROLE),
+                entries=entries,
+                new_database=lambda: ApswState.create(LEADER_SCHEMA),
+                platform=cast("Platform", self.platform),
+            ),
+            SimTransport(self.network, process),
+            name=part.name,
+            on_fatal=process.fatal,
+            on_over=lambda reason: self.world.fail(f"the only run is over: {reason}"),
+        )
+        part.part = made
+        await made.start(f"{part.host}:{LEADER_PORT}")
+        return made
 
     async def _node(self, part: Supervised, process: SimProcess) -> NodePart:
         made = NodePart(
@@ -245,6 +369,8 @@ class Cluster:
         for process in dead:
             process.crash("power loss", reset=False)
         self.disk.power_loss(machine)
+        if self.platform is not None:
+            self.platform.machine_lost(machine)
 
         def back() -> None:
             machine.up = True

@@ -8,8 +8,9 @@ its effect or after it. A sync that fails leaves the pages in the cache, marked 
 show them until they are dropped, the device does not have them, and a later sync reports success
 (what Linux does). The disk may be full. A read may find its pages not cached.
 
-Not modelled: bytes that were synced and change later (see the storage tests for damage), a file
-system that lets two callers create one name, renames of folders.
+Synced bytes may be damaged in place (``damage``).
+
+Not modelled: a file system that lets two callers create one name, renames of folders.
 
 Names are created exclusively across all machines at once: that is what the probe asks of a backend.
 """
@@ -30,6 +31,7 @@ from sofs.storage.oscalls import Buffer, OsCalls
 T = TypeVar("T")
 
 ROOT: Final = "/sim-root"
+CLUSTER_ROOT: Final = f"{ROOT}/cluster"  # Of the leader.
 PAGE: Final = 4096
 SECTOR: Final = 64  # Smaller than any real device's: harder to survive.
 
@@ -215,6 +217,8 @@ class SimDisk:
         self.draw = draw
         self._root = _Folder()
         self.root.entries[ROOT.strip("/")] = self.root.durable[ROOT.strip("/")] = self._root
+        cluster = _Folder()
+        self._root.entries["cluster"] = self._root.durable["cluster"] = cluster
         self._tokens = 0
 
     def token(self) -> str:
@@ -253,6 +257,56 @@ class SimDisk:
         if file.n_bytes > size:
             self.used -= file.n_bytes - size
             file.n_bytes = size
+
+    # The device, as the hand that damages it sees it -------------------------------------------
+
+    def place(self, path: str) -> _File | None:
+        """The file itself: names may be given to others later."""
+        try:
+            found = self.find(path)
+        except OSError:
+            return None
+        return found if isinstance(found, _File) else None
+
+    def device(self, path: str) -> bytearray | None:
+        """What the device holds of a file; None when there is none."""
+        file = self.place(path)
+        return None if file is None else file.durable
+
+    def damage(self, path: str, offset: int, data: bytes) -> _File | None:
+        """Other bytes are on the device from now on, for all who have the pages clean; None when
+        nobody would see it, since somebody has them dirty."""
+        file = self.place(path)
+        pages = range(offset // PAGE, (offset + len(data) - 1) // PAGE + 1)
+        if file is None or any(
+            number in held
+            for view in file.views.values()
+            for held in (view.dirty, view.lost)
+            for number in pages
+        ):
+            return None
+        file.durable[offset : offset + len(data)] = data
+        return file
+
+    def names(self, path: str) -> list[str]:
+        """Paths of the files in a folder, sorted."""
+        return self._in(path, _File)
+
+    def folders(self, path: str) -> list[str]:
+        """Paths of the folders in a folder, sorted."""
+        return self._in(path, _Folder)
+
+    def _in(self, path: str, kind: type) -> list[str]:
+        try:
+            folder = self.find(path)
+        except OSError:
+            return []
+        entries = folder.entries
+        return [
+            f"{path}/{name}"
+            for name in sorted(entries)
+            if isinstance(entries[name], kind) and not name.startswith(".")
+        ]
 
     def power_loss(self, machine: Machine) -> None:
         """The machine's cache is gone; what of it reached the device is drawn."""
@@ -311,7 +365,7 @@ class SimOs(OsCalls):
         result = effect()
         if call:
             self.disk.traps(process, call, path, True)
-        process.system_call()
+        process.system_call(after=True)
         if faults.fail_after and self.disk.draw.random() < faults.fail_after:
             raise OSError(errno.EIO, "injected after the effect")
         return result

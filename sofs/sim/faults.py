@@ -6,8 +6,11 @@ import asyncio
 from collections.abc import Callable, Sequence
 
 from sofs.services.authority.env import COORDINATOR, RESUME_KEY
+from sofs.services.leader.run import LEADER_ROLE
 from sofs.sim.cluster import Cluster
+from sofs.sim.damage import RECORD_WORKLOADS, Damager
 from sofs.sim.disk import DiskFaults
+from sofs.sim.objects import StoreFaults
 from sofs.sim.traps import Trap, drawn
 from sofs.sim.world import Machine, SimProcess
 
@@ -27,7 +30,10 @@ class Faults:
         self._draw = cluster.world.draw("faults")
         self._steps = cluster.world.draw("faults/steps")
         self._frozen: list[SimProcess] = []
+        self._calm = False
         self.injected: dict[str, int] = {}
+        slots = self.plan.backend == "slots"
+        self._damager = Damager(self.world, cluster.objects if slots else cluster.disk)
 
     async def run(self) -> None:
         """Inject until the plan's time is over; then ``calm``."""
@@ -45,12 +51,19 @@ class Faults:
     def calm(self) -> None:
         """Everything is well from now on; what is down comes back."""
         self.world.tell("-- no more faults --")
+        self._calm = True
         self.world.slow_steps = 0.0
         self.cluster.disk.faults = DiskFaults()
+        self.cluster.objects.faults = StoreFaults()
+        self.cluster.objects.stalled_until_us = 0
         self.cluster.disk.traps.clear()
         self.cluster.network.spikes = 0.0
         self.cluster.network.slow.clear()
         self.cluster.network.heal()
+        self.cluster.network.lag.clear()
+        self._damager.restore()
+        if self.cluster.platform is not None:
+            self.cluster.platform.show()
         for machine in self.world.machines:
             machine.stalled_until_us, machine.slowness = 0, 1.0
         for process in self._frozen:
@@ -121,6 +134,38 @@ class Faults:
         process.freeze()
         self._frozen.append(process)
         self._later(self._draw.choice((50, 500, 2_000, 8_000)), process.thaw)
+
+    def stutter(self) -> None:
+        """A process gets little of its processor: it stops and goes on, many times."""
+        process = self._pick("node", COORDINATOR, RESUME_KEY)
+        if process is not None:
+            self._stutter(process, self._draw.randrange(5, 40))
+
+    def _stutter(self, process: SimProcess, times: int) -> None:
+        if process.dead or times == 0 or self._calm:
+            process.thaw()
+            return
+        (process.thaw if process.frozen else process.freeze)()
+        self._later(self._draw.choice((1, 10, 60)), lambda: self._stutter(process, times - 1))
+
+    # Leader and platform --------------------------------------------------------------------
+
+    def platform_away(self) -> None:
+        platform = self.cluster.platform
+        if platform is not None:
+            platform.away = True
+
+            def back() -> None:
+                platform.away = False
+
+            self._later(self._draw.choice((300, 3_000)), back)
+
+    def machine_hidden(self) -> None:
+        platform = self.cluster.platform
+        if platform is not None:
+            host = platform.hide()
+            self.world.tell(f"the platform calls {host or 'nothing'} dead")
+            self._later(self._draw.choice((500, 3_000)), platform.show)
 
     # At a step of a protocol ----------------------------------------------------------------
 
@@ -206,7 +251,23 @@ class Faults:
         if process is not None:
             process.clock.jump(self._draw.randrange(-(10**13), 10**13))
 
+    def drift(self) -> None:
+        """The clock of a process goes at another rate from now on."""
+        processes = [p.process for p in self.cluster.running() if p.process is not None]
+        if processes:
+            self._draw.choice(processes).clock.set_rate(self.cluster.rate())
+
     # Network --------------------------------------------------------------------------------
+
+    def lag_streams(self) -> None:
+        """Some streams are slow, others between the same processes are not: what was sent first on
+        one arrives last."""
+        network, draw = self.cluster.network, self._draw
+        lag_us = draw.choice((20_000, 200_000, 1_500_000))
+        chosen = [stream for stream in network.streams if draw.random() < 0.3]
+        for stream in chosen:
+            network.lag[stream] = lag_us
+        self._later(draw.choice((200, 1_500)), network.lag.clear)
 
     def cut(self, *, one_way: bool = False) -> None:
         hosts = sorted(self.world.hosts)
@@ -267,8 +328,12 @@ class Faults:
         ms = self._draw.choice((50, 300, 1_500)) * self._draw.random()
         self.world.tell(f"the disk of {machine.name} stalls for {ms:.0f} ms")
         machine.stalled_until_us = self.world.loop.now_us + int(ms * 1000)
+        self.cluster.objects.stalled_until_us = machine.stalled_until_us
 
     def disk_errors(self, kind: str) -> None:
+        if self.plan.backend == "slots":
+            self.store_errors(kind)
+            return
         faults, draw = self.cluster.disk.faults, self._draw
         self.world.tell(f"disk trouble: {kind}")
         if kind == "sync":
@@ -284,6 +349,42 @@ class Faults:
             self.cluster.disk.faults = DiskFaults()
 
         self._later(draw.choice((50, 500)), over)
+
+    def damage(self, kind: str) -> None:
+        """Synced bytes change; see ``damage``."""
+        if kind == "page":
+            active = self.cluster.acting()
+            if active is not None:
+                self._damager.page(active.state)
+        elif kind == "store":
+            self._damager.own_object()
+        elif all(name in RECORD_WORKLOADS for name in self.plan.workloads):
+            self._damager.record()
+
+    def store_errors(self, kind: str) -> None:
+        """Trouble of the object store, for a while."""
+        faults, draw = self.cluster.objects.faults, self._draw
+        self.world.tell(f"store trouble: {kind}")
+        some = draw.choice((0.02, 0.1, 0.4))
+        if kind == "storm":
+            faults.refused = draw.choice((0.2, 0.9, 1.0))
+        elif kind == "full":
+            faults.full = True
+        elif kind in ("replies-lost", "sync"):
+            faults.reply_lost = some
+        elif kind == "late":
+            faults.late = some
+        elif kind == "slow":
+            faults.slow = some
+        elif kind == "loses":
+            faults.lost = some
+        else:
+            faults.refused, faults.failed_after = draw.choice((0.0, 0.03)), some
+
+        def over() -> None:
+            self.cluster.objects.faults = StoreFaults()
+
+        self._later(draw.choice((100, 1_000, 3_000)), over)
 
 
 def _kill(process: SimProcess) -> None:
@@ -317,6 +418,21 @@ _INJECT: dict[str, Callable[[Faults], None]] = {
     "io-fails": lambda f: f.disk_errors("io"),
     "disk-full": lambda f: f.disk_errors("full"),
     "wall-jump": Faults.wall_jump,
+    "stutter": Faults.stutter,
+    "lag-streams": Faults.lag_streams,
+    "drift": Faults.drift,
+    "kill-leader": lambda f: f.kill(LEADER_ROLE),
+    "freeze-leader": lambda f: f.freeze(LEADER_ROLE),
+    "platform-away": Faults.platform_away,
+    "machine-hidden": Faults.machine_hidden,
+    "damage-page": lambda f: f.damage("page"),
+    "damage-record": lambda f: f.damage("record"),
+    "damage-store": lambda f: f.damage("store"),
+    "store-storm": lambda f: f.store_errors("storm"),
+    "store-replies-lost": lambda f: f.store_errors("replies-lost"),
+    "store-late": lambda f: f.store_errors("late"),
+    "store-slow": lambda f: f.store_errors("slow"),
+    "store-loses": lambda f: f.store_errors("loses"),
     "kill-node-at-step": lambda f: f.at_step(_kill, "node"),
     "kill-authority-at-step": lambda f: f.at_step(_kill, COORDINATOR, RESUME_KEY),
     "freeze-node-at-step": lambda f: f.at_step(f._freeze, "node"),

@@ -14,7 +14,7 @@ from sofs.sim.checkers.once import check_once, check_totals
 from sofs.sim.checkers.store import Owner, check_store
 from sofs.sim.checkers.tables import check_tables
 from sofs.sim.checkers.violation import Violation
-from sofs.sim.disk import ROOT, files
+from sofs.sim.disk import CLUSTER_ROOT, ROOT, files
 from sofs.sim.history import History, Operation
 from sofs.sim.plan import Plan
 from sofs.sim.watch import Watch, tables_of
@@ -100,7 +100,11 @@ def judge_state(cluster: Cluster, active: Any, watch: Watch) -> Iterator[Violati
     yield from check_tables(tables, quiet=True)
     if getattr(cluster.plan, "backend", "append") != "append":
         return
-    objects = {key[len(ROOT) + 1 :]: size for key, size in files(cluster.disk).items()}
+    objects = {
+        key[len(ROOT) + 1 :]: size
+        for key, size in files(cluster.disk).items()
+        if not key.startswith(f"{CLUSTER_ROOT}/")
+    }
     yield from check_store(objects, tables, owner_of(active, watch))
 
 

@@ -72,6 +72,7 @@ class SimLoop(asyncio.BaseEventLoop):
         self.digest = 0
         self.callbacks = 0
         self.current: Owner | None = None  # Whose callback runs now.
+        self.at_end: list[Callable[[], None]] = []  # Called when nothing has an effect any more.
         self.set_task_factory(self._make_task)
 
     @property
@@ -200,4 +201,6 @@ def simulate(
         return loop.run_until_complete(main), loop
     finally:
         loop.over = True
+        for ending in loop.at_end:
+            ending()
         loop.close()

@@ -160,6 +160,7 @@ class SimNetwork:
         self.delay_us = 200.0
         self.spikes = 0.0  # Chance of a frame that takes long.
         self.slow: dict[str, float] = {}  # Factor by address host.
+        self.lag: dict[SimStream, int] = {}  # Microseconds more for what is sent on a stream.
         self._ports = 30_000
         self._tasks: dict[asyncio.Task[None], None] = {}
 
@@ -240,6 +241,8 @@ class SimNetwork:
     def _fly(self, stream: SimStream, data: bytes | None, why: str, number: int) -> None:
         loop = self.world.loop
         delay = self.latency_us(stream.process, stream.other.process)
+        if self.lag:
+            delay += self.lag.get(stream, 0)
         stream.arrives_us = max(stream.arrives_us + 1, loop.now_us + delay)
         loop.call_at(
             stream.arrives_us / 1e6,

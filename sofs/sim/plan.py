@@ -36,6 +36,16 @@ FAULTS: Final = (
     "disk-full",
     "wall-jump",
 )
+SLOT_FAULTS: Final = (
+    "store-storm",
+    "store-replies-lost",
+    "store-late",
+    "store-slow",
+    "store-loses",
+)
+MORE_FAULTS: Final = ("stutter", "lag-streams", "drift")
+LEADER_FAULTS: Final = ("kill-leader", "freeze-leader", "platform-away", "machine-hidden")
+DAMAGE_FAULTS: Final = ("damage-page", "damage-record", "damage-store")
 STEP_FAULTS: Final = (
     "kill-node-at-step",
     "kill-authority-at-step",
@@ -88,6 +98,13 @@ class Plan:
     short_deadlines: float = 0.0  # Chance that an operation has one; it is settled then.
     cancels: float = 0.0  # Chance that an operation is cancelled half-way.
     moves: float = 0.0  # Chance that a client moves to another node before an operation.
+    backend: str = "append"  # Or "slots".
+    interleave: bool = False  # Each system call of a blocking step is an event of its own.
+    store_us: float = 2_000.0  # One way to the object store.
+    list_lag_us: int = 0  # What was deleted within this time may still be listed.
+    leader: bool = False  # Parts are made by a leader; else by the supervisor itself.
+    probe: bool = False  # Each part probes the root before it serves, as ``attach`` does.
+    brief: float = 0.0  # Chance that a brief blocking call runs at once, on its caller's thread.
     steps: list[str] = field(default_factory=list)  # System calls that may be trapped; none: all.
     dark_end: bool = False  # When all is quiet all machines lose power; everything is read again.
 
@@ -141,8 +158,28 @@ def draw_plan(seed: int) -> Plan:
     plan.short_deadlines = draw.choice((0.0, 0.0, 0.1, 0.4))
     plan.cancels = draw.choice((0.0, 0.0, 0.05))
     plan.moves = draw.choice((0.0, 0.02, 0.1))
+    _draw_store(plan, random.Random(f"{seed}/plan/store"))
     _draw_steps(plan, random.Random(f"{seed}/plan/steps"))
     return plan
+
+
+def _draw_store(plan: Plan, draw: random.Random) -> None:
+    """What came later has chance of its own, so that older seeds keep their plans."""
+    plan.brief = draw.choice((0.0, 0.5, 1.0))
+    plan.interleave = draw.random() < 0.25
+    plan.faults += [fault for fault in DAMAGE_FAULTS if draw.random() < 0.15]
+    plan.faults += [fault for fault in MORE_FAULTS if draw.random() < 0.2]
+    if draw.random() < 0.25:
+        plan.leader, plan.witnesses = True, plan.nodes
+        plan.faults += [fault for fault in LEADER_FAULTS if draw.random() < 0.4]
+    plan.probe = plan.interleave and draw.random() < 0.2
+    if draw.random() >= 0.3:
+        return
+    plan.backend, plan.interleave = "slots", True
+    plan.store_us = draw.choice((500.0, 2_000.0, 10_000.0, 30_000.0))
+    plan.list_lag_us = draw.choice((0, 100_000, 3_000_000))
+    plan.probe = plan.probe and plan.list_lag_us == 0  # It refuses what need not be refused.
+    plan.faults += [fault for fault in SLOT_FAULTS if draw.random() < 0.4]
 
 
 def _draw_steps(plan: Plan, draw: random.Random) -> None:

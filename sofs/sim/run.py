@@ -38,6 +38,7 @@ PROGRESS_MS: Final = 90_000  # After the last fault: every client has done PROGR
 PROGRESS_STEPS: Final = 3
 QUIET_MS: Final = 90_000  # Then everybody closes and leaves.
 ONLINE_MS: Final = 150_000
+LED_MS: Final = 90_000
 STATE_MS: Final = 150_000  # Then nothing is pending in the tables, and no waste in the store.
 PASSES_MS: Final = 11_000  # Two passes of the owner's over dead segments.
 DARK_US: Final = 300_000
@@ -158,6 +159,7 @@ class Run:
         )
         await self._as_client("verify", self._verify, QUIET_MS)
         await self._until("the volume is online", self._online, ONLINE_MS)
+        await self._until("one leader has all parts running", self.cluster.led, LED_MS)
         if self.plan.dark_end:
             for machine in self.cluster.machines:
                 self.cluster.power_loss(machine, DARK_US)

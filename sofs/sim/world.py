@@ -18,7 +18,9 @@ guarantees trust none of them, so rates may be far apart.
 Blocking calls run as events of their own, with a delay drawn for each step, so that anything may
 happen between a write, its sync and its check. A step in flight belongs to the process (it waits
 while frozen) or to the system (it lands all the same), as drawn. A process may also have a *fuse*:
-it dies or freezes at its n-th system call from now, which may be in the middle of a step.
+it dies or freezes at its n-th system call from now, which may be in the middle of a step. In runs
+with ``interleave``, each system call of a step is an event of its own (``baton``); one that the
+system has taken over lands though its process died or froze, and none behind it.
 """
 
 from __future__ import annotations
@@ -28,16 +30,20 @@ import contextvars
 import logging
 import random
 from collections import deque
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final
+from functools import partial
+from typing import Any, Final, cast
 
-from sofs.errors import LimitExceeded
+from sofs.errors import LimitExceeded, invariant
+from sofs.sim.baton import Worker, Workers
 from sofs.sim.loop import OWNER, Owner, SimLoop
 
 WALL_START_NS: Final = 1_800_000_000 * 10**9
 PENDING_CALLS_MAX: Final = 4096  # As in the product's pool.
 STORY_LINES_MAX: Final = 200_000
+TOGETHER_LOOK_US: Final = 200
+CALLS_TOGETHER: Final = 0.4  # Chance that a system call follows the one before it at once.
 
 
 class Killed(BaseException):
@@ -58,6 +64,13 @@ class SimClock:
 
     def wall_ns(self) -> int:
         return WALL_START_NS + self._jump_ns + int(self._loop.now_us * self._rate) * 1000
+
+    def set_rate(self, rate: float) -> None:
+        """It goes faster or slower from now on; it never jumps by that."""
+        now_us = self._loop.now_us
+        self._origin_ms += int(now_us * self._rate / 1000) - int(now_us * rate / 1000)
+        self._jump_ns += (int(now_us * self._rate) - int(now_us * rate)) * 1000
+        self._rate = rate
 
     def jump(self, by_ns: int) -> None:
         """Somebody sets the wall clock."""
@@ -117,6 +130,7 @@ class SimProcess(Owner):
         self.fuse = 0  # Begins and ends of system calls until ``fuse_action``; 0: none.
         self.fuse_action: Callable[[], None] | None = None
         self.ghost = False  # A step that the system took over before the process died runs now.
+        self.unplugged = False  # It died with its system: nothing of it is under way.
         self.context = contextvars.copy_context()
         self.context.run(OWNER.set, self)
 
@@ -127,9 +141,12 @@ class SimProcess(Owner):
         """Run ``work`` in this process."""
         return self.world.loop.create_task(work, name=f"{self.name}/{name}", context=self.context)
 
-    def system_call(self) -> None:
+    def system_call(self, *, after: bool = False) -> None:
         """Called before and after the effect of every system call. Raises Killed once dead."""
-        if self.dead and not self.ghost:
+        worker = self.world.working
+        if worker is not None and worker.unwinding:
+            raise Killed
+        if self.dead and (not self.ghost or (after and self.world.workers is not None)):
             raise Killed
         if self.fuse and not self.ghost:
             self.fuse -= 1
@@ -139,13 +156,36 @@ class SimProcess(Owner):
                     action()
                 if self.dead:
                     raise Killed
+        if worker is not None:
+            self._pause(worker, after)
+
+    def _pause(self, worker: Worker, after: bool) -> None:
+        """A worker of ours is at a system call: others go on meanwhile."""
+        if not after:
+            if worker.fresh:
+                worker.fresh = False
+                return
+            if self.world.draw("calls").random() < CALLS_TOGETHER:
+                return
+            self.wait(self.world.call_delay_us(self), systems=self.world.call_is_systems())
+        elif self.frozen:
+            self.wait(0)
+
+    def wait(self, wait_us: int, *, systems: bool = False) -> None:
+        """Called on a worker: go on after a while. ``systems``: even if we die or freeze."""
+        worker = self.world.working
+        if worker is None:
+            return
+        worker.pause(wait_us, systems)
+        if worker.unwinding or (self.dead and not systems):
+            raise Killed
 
     def crash(self, why: str, *, reset: bool = True) -> None:
         """End the process. ``reset``: its kernel lives and tells its peers."""
         if self.dead:
             return
         self.world.tell(f"dies: {why}", self)
-        self.dead = True
+        self.dead, self.unplugged = True, not reset
         self.parked.clear()
         self.machine.processes.remove(self)
         self.world.network.process_died(self, reset=reset)
@@ -181,6 +221,13 @@ class _Job:
     results: list[object] = field(default_factory=list)
 
 
+def _and_then(work: Callable[[], None], left: list[Callable[[], None]]) -> None:
+    try:
+        work()
+    finally:
+        left.pop()
+
+
 class SimBlocking:
     """The ``Blocking`` port: every step is an event of its own."""
 
@@ -195,7 +242,11 @@ class SimBlocking:
         """Run ``steps`` in order and return their results; see the port."""
         if self._pending >= PENDING_CALLS_MAX:
             raise LimitExceeded(f"{PENDING_CALLS_MAX} blocking calls wait; try again")
-        loop = self._process.world.loop
+        world = self._process.world
+        at_once = brief and world.brief and lane not in self._lanes
+        if at_once and world.draw("brief").random() < world.brief:
+            return [step() for step in steps]
+        loop = world.loop
         job = _Job(steps, loop.create_future(), lane)
         self._pending += 1
         if lane:
@@ -222,7 +273,12 @@ class SimBlocking:
         process = self._process
         world = process.world
         error: BaseException | None = None
-        if not process.machine.up or (process.dead and not systems):
+        if process.unplugged or (process.dead and not systems):
+            return
+        if world.workers is not None:
+            worker = world.workers.take()
+            worker.begin(job.steps[len(job.results)])
+            self._work(job, worker, systems)
             return
         process.ghost = process.dead
         try:
@@ -233,13 +289,82 @@ class SimBlocking:
             error = caught
         finally:
             process.ghost = False
-        if process.dead:
+        self._stepped(job, error)
+
+    def _work(self, job: _Job, worker: Worker, systems: bool) -> None:
+        """Let a step go on up to its next system call."""
+        process = self._process
+        world = process.world
+        workers = world.workers
+        if workers is None or process.unplugged or (process.dead and not systems):
             return
+        process.ghost = process.dead
+        world.loop.current = process
+        try:
+            workers.run(worker)
+        finally:
+            process.ghost = False
+        if not worker.over:
+            world.loop.call_at(
+                (world.loop.now_us + worker.wait_us) / 1e6,
+                self._work, job, worker, worker.systems,
+                context=world.context if worker.systems else process.context,
+            )  # fmt: skip
+            return
+        error, result = worker.error, worker.result
+        workers.give(worker)
+        if isinstance(error, Killed):
+            return
+        if error is None:
+            job.results.append(result)
+        self._stepped(job, error)
+
+    def _stepped(self, job: _Job, error: BaseException | None) -> None:
+        """A step is over: the next one, or the end of the call."""
+        process = self._process
+        world = process.world
         if error is None and len(job.results) < len(job.steps):
             # The thread goes on only while its process runs.
             world.loop.call_soon(self._schedule, job, context=process.context)
         else:
             world.loop.call_soon(self._finish, job, error, context=process.context)
+
+    def together(self, works: Sequence[Callable[[], None]]) -> None:
+        """Called on a worker: run ``works`` at the same time, each on a worker of its own, and
+        return when all are over."""
+        world = self._process.world
+        workers = world.workers
+        invariant(workers is not None, "system calls interleave")
+        left = list(works)
+        for work in works:
+            worker = cast("Workers", workers).take()
+            worker.begin(partial(_and_then, work, left))
+            self._beside(worker, False)
+        while left:
+            self._process.wait(TOGETHER_LOOK_US)
+
+    def _beside(self, worker: Worker, now: bool) -> None:
+        """Let a worker that no job waits for go on, after a while at first."""
+        process = self._process
+        world = process.world
+        workers = world.workers
+        if now and workers is not None:
+            if process.unplugged or (process.dead and not worker.systems):
+                return
+            process.ghost = process.dead
+            try:
+                workers.run(worker)
+            finally:
+                process.ghost = False
+            if worker.over:
+                workers.give(worker)
+                return
+        wait_us = worker.wait_us if now else world.call_delay_us(process)
+        world.loop.call_at(
+            (world.loop.now_us + wait_us) / 1e6,
+            self._beside, worker, True,
+            context=world.context if now and worker.systems else process.context,
+        )  # fmt: skip
 
     def _finish(self, job: _Job, error: BaseException | None) -> None:
         self._pending -= 1
@@ -257,6 +382,19 @@ class SimBlocking:
             job.future.set_exception(error)
 
 
+class Damaged:
+    """Which files may answer DATA_CORRUPT, since their bytes were damaged (``damage``)."""
+
+    def __init__(self) -> None:
+        self.paths: dict[str, None] = {}
+        self.all = False
+        self.happened = False  # Anything at all was damaged.
+
+    def allows(self, key: str) -> bool:
+        """``key``: as the history has it, a path and perhaps a part of the file."""
+        return self.all or key.partition("#")[0] in self.paths
+
+
 class World:
     """Everything that one run shares. Chance is drawn from streams with names, so that a new use of
     one does not shift the draws of the others."""
@@ -272,10 +410,24 @@ class World:
         self.failures: list[str] = []
         self.told: list[tuple[int, str, str]] = []
         self.tracing = False
+        self.damaged = Damaged()
         self.slow_steps = 0.0  # Chance that a step takes long; set by the fault plan.
+        self.workers: Workers | None = None  # Set by ``interleave``.
+        self.brief = 0.0  # Chance that a brief call runs on its caller's thread.
         self._draws: dict[str, random.Random] = {}
         self._processes = 0
         loop.set_exception_handler(self._unhandled)
+
+    def interleave(self) -> None:
+        """From now on each system call of a blocking step is an event of its own."""
+        if self.workers is None:
+            self.workers = Workers()
+            self.loop.at_end.append(self.workers.close)
+
+    @property
+    def working(self) -> Worker | None:
+        """The worker that runs now, if the loop waits for one."""
+        return None if self.workers is None else self.workers.running
 
     def draw(self, name: str) -> random.Random:
         """The stream of chance ``name``."""
@@ -305,6 +457,19 @@ class World:
             delay += draw.choice((2_000, 20_000, 200_000, 1_500_000)) * draw.random()
         stalled = process.machine.stalled_until_us - self.loop.now_us
         return int(max(delay, stalled + delay))
+
+    def call_delay_us(self, process: SimProcess) -> int:
+        """How long one system call in the middle of a step takes."""
+        draw = self.draw("calls")
+        delay = 2 + draw.expovariate(1 / 30) * process.machine.slowness
+        if self.slow_steps and draw.random() < self.slow_steps:
+            delay += draw.choice((2_000, 20_000, 200_000)) * draw.random()
+        stalled = process.machine.stalled_until_us - self.loop.now_us
+        return int(max(delay, stalled + delay))
+
+    def call_is_systems(self) -> bool:
+        """Whether the system has taken a call over before its process dies or freezes."""
+        return self.draw("calls").random() < 0.4
 
     def tell(self, text: str, process: SimProcess | None = None) -> None:
         """A line of the story, and of the digest."""

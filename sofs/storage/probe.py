@@ -14,6 +14,8 @@ import contextlib
 import os
 import sys
 import threading
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -31,6 +33,9 @@ RACE_ROUNDS: Final = 6
 RACE_ROUNDS_REMOTE: Final = 2
 _RACE_SWITCH_S: Final = 1e-6
 _MOUNTS: Final = "/proc/self/mountinfo"
+
+Chance = Callable[[int], bytes]
+Together = Callable[[Sequence[Callable[[], None]]], None]
 
 
 def attach(
@@ -144,15 +149,23 @@ def _races(store: Store) -> int:
     return 0 if known else RACE_ROUNDS_REMOTE
 
 
-def run_probe(store: Store, *, races: int = RACE_ROUNDS) -> None:
-    """Probe what every Store needs. Raises BackendRefused naming the first thing that it lacks."""
-    token = os.urandom(8).hex()
-    folder = f"probes/{token}"
+def run_probe(
+    store: Store,
+    *,
+    races: int = RACE_ROUNDS,
+    chance: Chance = os.urandom,
+    together: Together | None = None,
+) -> None:
+    """Probe what every Store needs. Raises BackendRefused naming the first thing that it lacks.
+    ``chance`` and ``together`` (which runs all calls at the same time) are replaced by the
+    simulator."""
+    folder = f"probes/{chance(8).hex()}"
+    threads = partial(_on_threads, quick=not getattr(store, "remote", False))
     try:
-        _probe_create(store, f"{folder}/twice")
+        _probe_create(store, f"{folder}/twice", chance)
         for index in range(races):
-            _probe_race(store, f"{folder}/race-{index}")
-        _probe_visible(store, folder)
+            _probe_race(store, f"{folder}/race-{index}", chance, together or threads)
+        _probe_visible(store, folder, chance)
         _probe_delete(store, folder)
     finally:
         _clean(store, folder)
@@ -174,8 +187,8 @@ def _need(condition: bool, store: Store, what: str) -> None:
         raise BackendRefused(f"{store.url}: {what}; use a backend that can")
 
 
-def _probe_create(store: Store, key: str) -> None:
-    first, second = os.urandom(16), os.urandom(16)
+def _probe_create(store: Store, key: str, chance: Chance) -> None:
+    first, second = chance(16), chance(16)
     _need(store.get(key) is None, store, "a name that nobody created is there")
     _need(isinstance(store.put_if_absent(key, first), Won), store, "a fresh name is not free")
     outcome = store.put_if_absent(key, second)
@@ -190,31 +203,19 @@ def _probe_create(store: Store, key: str) -> None:
     )
 
 
-def _probe_race(store: Store, key: str) -> None:
-    tokens = [os.urandom(16) for _ in range(RACE_THREADS)]
+def _probe_race(store: Store, key: str, chance: Chance, together: Together) -> None:
+    tokens = [chance(16) for _ in range(RACE_THREADS)]
     won: list[bytes] = []
     errors: list[BaseException] = []
-    barrier = threading.Barrier(RACE_THREADS)
 
     def race(token: bytes) -> None:
         try:
-            barrier.wait()
             if isinstance(store.put_if_absent(key, token), Won):
                 won.append(token)
-        except BaseException as error:
+        except Exception as error:
             errors.append(error)
 
-    threads = [threading.Thread(target=race, args=(token,)) for token in tokens]
-    interval = sys.getswitchinterval()
-    if not getattr(store, "remote", False):
-        sys.setswitchinterval(_RACE_SWITCH_S)  # Else a create of one process looks atomic by luck.
-    try:
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-    finally:
-        sys.setswitchinterval(interval)
+    together([partial(race, token) for token in tokens])
     if errors:
         raise errors[0]
     _need(
@@ -225,8 +226,29 @@ def _probe_race(store: Store, key: str) -> None:
     )
 
 
-def _probe_visible(store: Store, folder: str) -> None:
-    key, data = f"{folder}/read", os.urandom(4096)
+def _on_threads(calls: Sequence[Callable[[], None]], *, quick: bool) -> None:
+    """Run the calls at the same time, each on a thread. ``quick``: switch between them often."""
+    barrier = threading.Barrier(len(calls))
+
+    def begin(call: Callable[[], None]) -> None:
+        barrier.wait()
+        call()
+
+    threads = [threading.Thread(target=begin, args=(call,)) for call in calls]
+    interval = sys.getswitchinterval()
+    if quick:
+        sys.setswitchinterval(_RACE_SWITCH_S)  # Else a create of one process looks atomic by luck.
+    try:
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    finally:
+        sys.setswitchinterval(interval)
+
+
+def _probe_visible(store: Store, folder: str, chance: Chance) -> None:
+    key, data = f"{folder}/read", chance(4096)
     store.put_if_absent(key, data)
     _need(store.get(key) == data, store, "it does not return what was written")
     _need(
@@ -244,14 +266,14 @@ def _probe_delete(store: Store, folder: str) -> None:
     _need(key not in store.list(folder), store, "a listing shows what was deleted before it")
 
 
-def probe_append(store: AppendStore) -> None:
+def probe_append(store: AppendStore, *, chance: Chance = os.urandom) -> None:
     """Probe segments and guards. Raises BackendRefused naming the first thing that fails."""
-    folder = f"probes/{os.urandom(8).hex()}"
+    folder = f"probes/{chance(8).hex()}"
     try:
         guard = store.open_guard(folder)
         try:
             _need(guard.absent("name"), store, "a guard sees a name that nobody created")
-            store.put_if_absent(f"{folder}/name", os.urandom(16))
+            store.put_if_absent(f"{folder}/name", chance(16))
             _need(not guard.absent("name"), store, "a guard does not see a name that was created")
         finally:
             guard.close()

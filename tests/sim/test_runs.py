@@ -11,8 +11,15 @@ import pytest
 from sofs.sim.run import run_seed
 
 DIGEST = """
+from sofs.sim.plan import draw_plan
 from sofs.sim.run import run_seed
-print([(o.digest, o.callbacks, o.operations, o.failures) for o in map(run_seed, (3, 5))])
+plans = {seed: draw_plan(seed) for seed in range(1, 40)}
+slots = [s for s, p in plans.items() if p.backend == "slots" and not p.leader][:2]
+files = [s for s, p in plans.items() if p.backend == "append" and p.interleave][:2]
+led = [s for s, p in plans.items() if p.leader][:1]
+assert len(slots + files + led) == 5
+runs = [run_seed(seed) for seed in (3, 5, *slots, *files, *led)]
+print([(o.digest, o.callbacks, o.operations, o.failures) for o in runs])
 """
 
 

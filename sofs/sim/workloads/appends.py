@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import ClassVar, Final
 
-from sofs.errors import SofsError
+from sofs.errors import FileLockConflict, SofsError
 from sofs.sim.workloads.base import LOST, Actor, Workload
 
 PATH: Final = "/log"
@@ -161,7 +161,12 @@ class Counters(Workload):
         await self.close(actor, self.path)
 
     async def verify(self, actor: Actor) -> None:
-        data = await actor.share.read_file(self.path)
+        while True:
+            try:
+                data = await actor.share.read_file(self.path)
+                break
+            except FileLockConflict:  # Of a client that died while it held it: for its timeout.
+                await actor.sleep_ms(1_000)
         value = self.totals[self.path] = int.from_bytes(data, "little")
         if not self.sure <= value <= self.maybe:
             self.world.fail(

@@ -17,6 +17,7 @@ from typing import Any, ClassVar, Final, TypeVar
 from sofs.client.aio import AsyncShare
 from sofs.client.file import AsyncFile
 from sofs.errors import (
+    Corrupt,
     DeadlineExceeded,
     DiskFull,
     FileClosed,
@@ -181,6 +182,8 @@ class Workload(ABC):
     def unexpected(self, operation: Operation, error: SofsError) -> None:
         """A refusal that the workload did not ask for. Some plans make them likely."""
         if isinstance(error, DeadlineExceeded | FileNotAvailable):
+            return
+        if isinstance(error, Corrupt) and self.world.damaged.allows(operation.key):
             return
         if isinstance(error, DiskFull) and "disk-full" in self.plan.faults:
             return
