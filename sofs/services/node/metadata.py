@@ -176,16 +176,19 @@ class Metadata:
         self, session: Session, number: int, generation: int, ino: int, access: int
     ) -> Handle:
         """The handle is connected through this session from now on; without a session (it ended
-        meanwhile) the authority is told at once."""
+        meanwhile) the authority is told at once. An answer that a newer one has overtaken says
+        nothing any more."""
         alive = session if session.alive else None
         handle = self._table.handles.get(number)
+        if handle is not None and handle.generation > generation:
+            return handle
         if handle is None:
             handle = Handle(number, generation, self._table.file(ino), access, alive)
             self._table.add_handle(handle)
         else:
             if handle.session is not None:
                 handle.session.handles.pop(number, None)
-            handle.generation = max(handle.generation, generation)
+            handle.generation = generation
             handle.session = alive
             handle.closing = handle.leaving = ""
         if alive is not None:
@@ -330,9 +333,7 @@ class Metadata:
     # -----------------------------------------------------------------------------
 
     def _own(self, session: Session, number: int, generation: int) -> Handle:
-        handle = session.handles.get(number)
-        if handle is None:
-            raise self._table.gone(number)
+        handle = session.handle(number)
         if handle.leaving:
             raise leaving(handle)
         check_handle(handle, generation)

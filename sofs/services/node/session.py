@@ -99,7 +99,7 @@ class Session:
         elif not self.client:
             self._hello(channel, envelope)
         elif isinstance(body, Abandon) and not body.target_op:
-            handle = self._handle(body.handle, body.generation)
+            handle = self.handle(body.handle)
             self.n_operations += 1
             self.node.writes.abandon(self, envelope.call, handle, body)
         elif isinstance(body, WriteParts):
@@ -115,7 +115,7 @@ class Session:
     def _write(self, envelope: Envelope) -> None:
         body, data = envelope.body, envelope.data
         assert isinstance(body, Write | WriteParts)
-        handle = self.handles.get(body.handle) or self._handle(body.handle, body.generation)
+        handle = self.handles.get(body.handle) or self.handle(body.handle)
         n_bytes = len(data)
         if self.n_bytes + n_bytes > SESSION_BYTES_MAX:
             raise LimitExceeded(
@@ -131,7 +131,7 @@ class Session:
     def _read(self, envelope: Envelope) -> None:
         body = envelope.body
         assert isinstance(body, Read)
-        handle = self.handles.get(body.handle) or self._handle(body.handle, body.generation)
+        handle = self.handles.get(body.handle) or self.handle(body.handle)
         length = body.length
         channel = self.channel
         assert channel is not None
@@ -146,7 +146,7 @@ class Session:
         self.node.reads.read(self, envelope.call, handle, body)
 
     def _flush(self, call: int, body: Flush) -> None:
-        handle = self._handle(body.handle, body.generation)
+        handle = self.handle(body.handle)
         if handle.generation != body.generation:
             raise StaleGeneration(
                 f"handle {handle.number} has generation {handle.generation}, not {body.generation}"
@@ -154,7 +154,7 @@ class Session:
         self.n_operations += 1
         self.node.metadata.flush(self, call, handle)
 
-    def _handle(self, number: int, generation: int) -> Handle:
+    def handle(self, number: int) -> Handle:
         """Return the session's handle, or raise why there is none."""
         if not self.client:
             raise ProtocolError("the first message of a stream must be Hello")

@@ -6,9 +6,11 @@ import asyncio
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
 from node_world import world
 
 from sofs.core import messages as m
+from sofs.errors import StaleGeneration
 from sofs.services.channel import result_of
 
 LIMIT_S = 5.0
@@ -63,3 +65,42 @@ async def test_a_size_asked_while_the_token_leaves_is_not_older_than_what_was_ac
         assert isinstance(reply, m.InfoReply)
         assert reply.info.size == 14
         assert len(asked) == 2
+
+
+async def test_an_open_answered_late_for_an_ended_session_takes_no_handle_from_a_newer_one(
+    tmp_path: Path,
+) -> None:
+    """A client resent its open over a new session; both copies were executed, and the answer to the
+    newer one came first."""
+    async with world(tmp_path, "a") as w:
+        client = await w.client()
+        file = await client.open("/file")
+        node = w.nodes["a"].node
+        assert node is not None
+        ended = node.sessions[client.id]
+        held = node.table.handles[file.handle]
+        await client.connect()
+        await client.call(m.Stat(path="/file"))  # The newer session is in use.
+        session = node.sessions[client.id]
+        assert not ended.alive
+        bind = node.metadata._bind
+        bind(session, held.number, held.generation + 2, file.info.ino, held.access)
+        bind(ended, held.number, held.generation + 1, file.info.ino, held.access)
+        handle = session.handles[held.number]
+        assert handle.session is session
+        assert handle.generation == file.generation + 2
+
+
+async def test_a_handle_that_is_here_without_its_session_is_reclaimed_not_closed(
+    tmp_path: Path,
+) -> None:
+    async with world(tmp_path, "a") as w:
+        client = await w.client()
+        file = await client.open("/file")
+        node = w.nodes["a"].node
+        assert node is not None
+        del node.sessions[client.id].handles[file.handle]
+        lock = m.Lock(client.caller(), file.handle, file.generation, [m.LockRange(0, 1, True)])
+        envelope = await asyncio.wait_for(client.send(lock), LIMIT_S)
+        with pytest.raises(StaleGeneration):
+            result_of(envelope)
