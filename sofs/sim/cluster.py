@@ -104,6 +104,7 @@ class Cluster:
 
         self.platform = SimPlatform(self, nodes, machines) if plan.leader else None
         if self.platform is not None:
+            self.disk.make_cluster_root()
             self.parts.append(Supervised("leader", LEADER_ROLE, machines[-1], LEADER_HOST))
         else:
             place("coordinator", COORDINATOR, 0)

@@ -217,9 +217,12 @@ class SimDisk:
         self.draw = draw
         self._root = _Folder()
         self.root.entries[ROOT.strip("/")] = self.root.durable[ROOT.strip("/")] = self._root
-        cluster = _Folder()
-        self._root.entries["cluster"] = self._root.durable["cluster"] = cluster
         self._tokens = 0
+
+    def make_cluster_root(self) -> None:
+        """The folder of the leader's root is there."""
+        made = _Folder()
+        self._root.entries["cluster"] = self._root.durable["cluster"] = made
 
     def token(self) -> str:
         self._tokens += 1
