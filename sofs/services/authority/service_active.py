@@ -475,17 +475,11 @@ class ActiveAuthority:
         if closed:
             self.resume.settled(closed)
             self.locks.given_back()
+        # No await before the reply of the copy that ran: what another one does to the handle has to
+        # reach its node behind it.
         if isinstance(reply, m.OpenReply) and reply.grant is None:
-            return await self._size_of_opened(link, await self._bind_again(link, body, reply))
+            return await self._bind_again(link, body, reply)
         return reply
-
-    async def _size_of_opened(self, link: NodeLink, reply: m.OpenReply) -> m.OpenReply:
-        """Without a grant somebody may know the size better than the tables. The handle is there,
-        so the open must not fail any more."""
-        answer = m.InfoReply(reply.info)
-        with contextlib.suppress(FileNotAvailable):
-            answer = await self._with_size(lambda: self.state.resized(answer, link.incarnation))
-        return dataclasses.replace(reply, info=answer.info)
 
     async def _bind_again(self, link: NodeLink, body: m.Open, reply: m.OpenReply) -> m.OpenReply:
         """An answered open came again, perhaps through another node: the handle follows its

@@ -14,6 +14,7 @@ answered when every write that was admitted before this node knew of it is durab
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Coroutine, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
@@ -170,7 +171,22 @@ class Metadata:
                 reply.grant = None
             self._overlay_info(reply.info)
 
-        return await self._link.call(lambda: _for_living(session, body), opened)
+        message = await self._link.call(lambda: _for_living(session, body), opened)
+        reply = expect((message, b""), OpenReply)
+        file = self._table.files.get(reply.info.ino)
+        if file is not None and not file.mode:
+            await self._ask_size(body.caller, reply)
+        return reply
+
+    async def _ask_size(self, caller: Caller, reply: OpenReply) -> None:
+        """No token came with the handle: another node has it, and may know of newer writes than the
+        authority, who asks it. The file is open in any case."""
+        stat = Stat(handle=reply.handle, generation=reply.generation, caller=caller)
+        with contextlib.suppress(SofsError):
+            answer = expect((await self._link.call(lambda: stat), b""), InfoReply)
+            self._overlay(answer)
+            reply.info.size = answer.info.size
+            reply.info.modified_ns = answer.info.modified_ns
 
     def _bind(
         self, session: Session, number: int, generation: int, ino: int, access: int

@@ -684,3 +684,32 @@ async def test_whoever_waits_for_a_turn_keeps_it_in_the_table() -> None:
     await asyncio.wait([given_up])
     turns.give_back(held)
     assert len(turns) == 0
+
+
+async def test_the_reply_of_an_open_arrives_before_a_copy_through_another_node_takes_the_handle(
+    tmp_path: Path,
+) -> None:
+    async with world(tmp_path) as w:
+        _, one = await alone(w)
+        two, holder = await PeerNode(w, "n2").join(), await PeerNode(w, "n3").join()
+        await holder.call(open_request(1, "/file", OTHER))  # It has the token from now on.
+        assert one.channel is not None
+        told_before: list[bool] = []
+        first = one.channel.begin(open_request(1, "/file"))
+        seen = one.asked
+
+        class Asked(list[m.Message]):
+            def append(self, body: m.Message) -> None:
+                if isinstance(body, m.Detach):
+                    told_before.append(first.done())
+                seen.append(body)
+
+        one.asked = Asked()
+        second = await ends(two.call(open_request(1, "/file")))
+        reply = (await ends(first)).body
+        assert isinstance(reply, m.OpenReply)
+        assert isinstance(second, m.OpenReply)
+        assert (reply.handle, reply.generation) == (second.handle, second.generation - 1)
+        assert told_before == [True], "else the node takes what it is told for a handle that lives"
+        for node in (one, two, holder):
+            await node.die()
