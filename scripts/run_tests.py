@@ -12,8 +12,10 @@ import sys
 
 SUITES = (
     ("fast", ["--ignore=tests/adapters", "--ignore=tests/chaos", "--ignore=tests/demo",
-              "--ignore=tests/limits", "--ignore=tests/models", "--ignore=tests/ray"]),
+              "--ignore=tests/limits", "--ignore=tests/models", "--ignore=tests/ray",
+              "--ignore=tests/stateful"]),
     ("models", ["tests/models"]),
+    ("stateful", ["tests/stateful"]),
     ("limits", ["tests/limits"]),
     ("adapters and demo", ["tests/adapters", "tests/demo"]),
     ("chaos", ["tests/chaos"]),

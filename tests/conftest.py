@@ -13,6 +13,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 EXAMPLES_S_MAX = 900
 settings.register_profile("without a clock", deadline=None)  # Loaded machines flake otherwise.
+settings.register_profile("long", deadline=None, max_examples=5_000)  # See tests/stateful.
 settings.load_profile("without a clock")
 
 
