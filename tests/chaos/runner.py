@@ -66,6 +66,7 @@ class Runner:
         if not self.wait_in_flight():
             return None
         in_flight = sum(worker.in_flight for worker in self.workers)
+        self.note(f"{fault} {target}")
         if fault == "kill":
             self.cluster.kill(target)
         elif fault == "freeze":
@@ -77,6 +78,7 @@ class Runner:
             self.wait_recovered(fault, target)
         finally:
             if fault == "freeze":
+                self.note(f"thaw {target}")
                 self.cluster.thaw(target)
         if fault == "freeze":
             self.wait_recovered(fault, target)
@@ -91,6 +93,11 @@ class Runner:
             flush=True,
         )
         return round_
+
+    def note(self, text: str) -> None:
+        """Into the histories of the workers, between what they do."""
+        for history in dict.fromkeys(worker.history for worker in self.workers):
+            history.note(text)
 
     def wait_in_flight(self) -> bool:
         end = time.monotonic() + 5.0

@@ -3,6 +3,8 @@ kind."""
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -10,8 +12,9 @@ import pytest
 import sofs
 from sofs.testing import LocalCluster, RayCluster
 
+from .recorded import new_history
 from .runner import Runner
-from .workloads import Appender, BlockWriter, Counter, Namer, Worker, verify_counter
+from .workloads import Appender, BlockWriter, Counter, Namer, Registers, Worker, verify
 
 pytestmark = [pytest.mark.chaos, pytest.mark.timeout(3600)]
 
@@ -25,20 +28,59 @@ FAULTS = [
     ("freeze", "resume-key"),
 ]
 SHORT_ROUNDS = 12
+EPISODE_ROUNDS = 25
 
 
-def workers_on(cluster: LocalCluster | RayCluster, seed: int) -> list[Worker]:
-    """Two of each kind, on different nodes."""
+def workers_on(cluster: LocalCluster | RayCluster, seed: int, episode: int = 0) -> list[Worker]:
+    """Two of each kind, on different nodes, with one history; another episode's have files of
+    their own."""
+    history = new_history()
 
     def connect_at(node: int):  # type: ignore[no-untyped-def]
         return lambda: sofs.connect(cluster.url_from(f"node-{node}"), credential=cluster.credential)
 
-    kinds: list[type[Worker]] = [BlockWriter, Appender, Counter, Namer]
+    kinds: list[type[Worker]] = [BlockWriter, Appender, Counter, Namer, Registers]
     return [
-        kind(f"{kind.__name__.lower()}-{i}", connect_at(1 + (n + i) % 3), seed)
+        kind(
+            f"{kind.__name__.lower()}-{episode}-{i}",
+            connect_at(1 + (n + i) % 3),
+            seed + episode,
+            history,
+            episode,
+        )
         for n, kind in enumerate(kinds)
         for i in range(2)
     ]
+
+
+def play(
+    cluster: LocalCluster | RayCluster,
+    faults: Sequence[tuple[str, str]],
+    seed: int,
+    rounds: int,
+    first_episode: int = 0,
+) -> None:
+    """Play rounds in episodes with workers of their own, and judge each episode: histories stay
+    short enough to be decided, however long this goes on."""
+    for episode, done in enumerate(range(0, rounds, EPISODE_ROUNDS), first_episode):
+        workers = workers_on(cluster, seed, episode)
+        runner = Runner(cluster, workers, seed + episode)
+        wanted = min(EPISODE_ROUNDS, rounds - done)
+        for worker in workers:
+            worker.start()
+        try:
+            runner.run(faults, wanted)
+        finally:
+            for worker in workers:
+                worker.finish()
+        wrong = runner.errors()
+        if not wrong:
+            with sofs.connect(cluster.url, credential=cluster.credential) as share:
+                wrong += verify(workers, share)
+        operations = len(workers[0].history.operations)
+        print(f"episode {episode}: {operations} operations recorded", file=sys.stderr, flush=True)
+        assert not wrong, "\n".join([f"seed {seed}:", *wrong, cluster.last_words()])
+        assert len(runner.rounds) == wanted
 
 
 def test_no_acknowledged_operation_is_lost_or_doubled_while_processes_are_killed_and_frozen(
@@ -47,20 +89,4 @@ def test_no_acknowledged_operation_is_lost_or_doubled_while_processes_are_killed
     seed = request.config.getoption("--chaos-seed")
     rounds = request.config.getoption("--chaos-rounds") or SHORT_ROUNDS
     with LocalCluster(tmp_path / "root") as cluster:
-        workers = workers_on(cluster, seed)
-        for worker in workers:
-            worker.start()
-        runner = Runner(cluster, workers, seed)
-        try:
-            runner.run(FAULTS, rounds)
-        finally:
-            for worker in workers:
-                worker.finish()
-        wrong = runner.errors()
-        if not wrong:
-            with sofs.connect(cluster.url, credential=cluster.credential) as share:
-                for worker in workers:
-                    wrong += worker.verify(share)
-                wrong += verify_counter(workers, share)
-        assert not wrong, f"seed {seed}: {wrong}\n{cluster.last_words()}"
-        assert len(runner.rounds) == rounds
+        play(cluster, FAULTS, seed, rounds)

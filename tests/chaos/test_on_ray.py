@@ -11,8 +11,8 @@ import sofs
 from sofs.testing import RayCluster
 
 from .runner import Runner
-from .test_kill_loop import workers_on
-from .workloads import verify_counter
+from .test_kill_loop import play, workers_on
+from .workloads import verify
 
 pytestmark = [pytest.mark.ray, pytest.mark.chaos, pytest.mark.timeout(3600)]
 
@@ -34,16 +34,13 @@ def test_every_role_is_killed_and_frozen_under_clients_on_ray(
             for role in ROLES:
                 for fault in ("kill", "freeze"):
                     counted += runner.one(fault, runner.pick(role)) is not None
-            if rounds:
-                runner.run([(f, role) for role in ROLES for f in ("kill", "freeze")], rounds)
         finally:
             for worker in workers:
                 worker.finish()
         wrong = runner.errors()
         if not wrong:
             with sofs.connect(cluster.url, credential=cluster.credential) as share:
-                for worker in workers:
-                    wrong += worker.verify(share)
-                wrong += verify_counter(workers, share)
-        assert not wrong, f"seed {seed}: {wrong}\n{cluster.last_words()}"
+                wrong += verify(workers, share)
+        assert not wrong, "\n".join([f"seed {seed}:", *wrong, cluster.last_words()])
         assert counted == 2 * len(ROLES), "rounds with nothing in flight do not count"
+        play(cluster, [(f, role) for role in ROLES for f in ("kill", "freeze")], seed, rounds, 1)

@@ -18,7 +18,7 @@ from sofs.testing import LocalCluster
 from .raw import RawClient
 from .runner import Runner
 from .test_kill_loop import workers_on
-from .workloads import verify_counter
+from .workloads import verify
 
 pytestmark = [pytest.mark.chaos, pytest.mark.timeout(240)]
 
@@ -129,8 +129,6 @@ def test_everything_killed_at_once_goes_on_from_the_folder(
     wrong = runner.errors()
     if not wrong:
         with sofs.connect(cluster.url, credential=cluster.credential) as share:
-            for worker in workers:
-                wrong += worker.verify(share)
-            wrong += verify_counter(workers, share)
-    assert not wrong, f"{wrong}\n{cluster.last_words()}"
+            wrong += verify(workers, share)
+    assert not wrong, "\n".join([*wrong, cluster.last_words()])
     assert len(runner.rounds) == 2

@@ -4,30 +4,48 @@ be true.
 A worker is one thread with its own client. It counts an operation as acknowledged when the SDK
 returned, and then holds the file system to it: ``verify`` compares what is stored with what was
 acknowledged. An operation that raised anything is an error of the run: the promise is a pause and
-nothing else.
+nothing else. Workers that share a file record what they do in one history (``recorded.py``), which
+is judged at the end, too.
 """
 
 from __future__ import annotations
 
 import contextlib
+import itertools
 import random
 import threading
 import time
 import traceback
 from collections.abc import Callable
+from contextlib import AbstractContextManager
+from typing import Any
 
 import sofs
 from sofs.client.sync import Share
+from sofs.sim.history import History
+
+from .recorded import LOG_APPENDS, PAGE, REGISTER_BYTES, REGISTERS, Told, judge, recorded
 
 BLOCK = 4096
 
 
 class Worker(threading.Thread):
     """Repeats ``step`` until told to stop; remembers errors, the longest call, and what is in
-    flight."""
+    flight. ``path``: what it shares with others of its kind and ``episode``."""
 
-    def __init__(self, name: str, connect: Callable[[], Share], seed: int) -> None:
+    path = ""
+
+    def __init__(
+        self,
+        name: str,
+        connect: Callable[[], Share],
+        seed: int,
+        history: History,
+        episode: int = 0,
+    ) -> None:
         super().__init__(name=name, daemon=True)
+        self.history = history
+        self.path = f"{self.path}-{episode}"
         self.random = random.Random(f"{seed}/{name}")
         self.errors: list[str] = []
         self.operations = 0
@@ -71,6 +89,9 @@ class Worker(threading.Thread):
             with contextlib.suppress(sofs.SofsError):
                 self.share.close()
 
+    def recorded(self, kind: str, key: str, *arguments: Any) -> AbstractContextManager[Told]:
+        return recorded(self.history, self.name, kind, key, *arguments)
+
     def set_up(self) -> None:
         """Open what the worker works on."""
 
@@ -112,30 +133,61 @@ class BlockWriter(Worker):
         return [f"{self.name}: differs from what was acknowledged at byte {at}"]
 
 
+class Registers(Worker):
+    """Reads and writes registers, a page each, of a file that several clients share through
+    different nodes."""
+
+    path = "/registers"
+    before = bytes(REGISTERS * PAGE)
+
+    def set_up(self) -> None:
+        with contextlib.suppress(sofs.ObjectNameCollision):
+            self.share.write_file(self.path, self.before, exclusive=True)
+        self.file = self.share.open(self.path, "r+b")
+        self.serials = itertools.count(1)
+
+    def step(self) -> None:
+        offset = self.random.randrange(REGISTERS) * PAGE
+        if self.random.random() < 0.5:
+            with self.recorded("read", self.path, offset, REGISTER_BYTES) as told:
+                told.result = self.file.pread(REGISTER_BYTES, offset)
+            return
+        data = f"{self.name} {next(self.serials)}".encode().ljust(REGISTER_BYTES, b".")
+        with self.recorded("write", self.path, offset, data):
+            self.file.pwrite(data, offset)
+
+
 class Appender(Worker):
-    """Appends numbered lines to a file that several appenders share: each exactly once, in
-    order."""
+    """Appends numbered lines to files that several appenders share, one after the other: each
+    exactly once, in order."""
 
     path = "/audit"
 
     def set_up(self) -> None:
-        self.file = self.share.open(self.path, "ab")
         self.acknowledged = 0
-        self.offsets: list[int] = []
+        self.paths: list[str] = []
 
     def step(self) -> None:
+        if self.acknowledged % LOG_APPENDS == 0:
+            if self.paths:
+                self.file.close()
+            self.paths.append(f"{self.path}-{len(self.paths)}")
+            self.file = self.share.open(self.paths[-1], "ab")
         line = f"{self.name} {self.acknowledged:08d}\n".encode()
-        self.offsets.append(self.file.append(line))
+        with self.recorded("append", self.paths[-1], line) as told:
+            told.result = self.file.append(line)
         self.acknowledged += 1
 
     def verify(self, share: Share) -> list[str]:
-        lines = share.read_file(self.path).decode().splitlines()
+        lines = [
+            line for path in self.paths for line in share.read_file(path).decode().splitlines()
+        ]
         mine = [int(line.split()[1]) for line in lines if line.startswith(f"{self.name} ")]
         wrong = []
         if mine != list(range(self.acknowledged)):
             wrong.append(
-                f"{self.name}: {self.acknowledged} appends acknowledged, the file has {len(mine)} "
-                f"({len(set(mine))} different)"
+                f"{self.name}: {self.acknowledged} appends acknowledged, the files have "
+                f"{len(mine)} ({len(set(mine))} different)"
             )
         return wrong
 
@@ -145,18 +197,20 @@ class Counter(Worker):
     doubled."""
 
     path = "/counter"
-    total = 0
-    total_lock = threading.Lock()
 
     def set_up(self) -> None:
         self.file = self.share.open(self.path, "a+b")
         self.acknowledged = 0
 
     def step(self) -> None:
-        self.file.lock(0, 16, wait=True)
-        value = int(self.file.pread(16, 0) or b"0")
-        self.file.pwrite(f"{value + 1:016d}".encode(), 0)
-        self.file.unlock(0, 16)
+        with self.recorded("add", self.path, 1) as added:
+            with self.recorded("lock", self.path, 0, 16, True, self.name):
+                self.file.lock(0, 16, wait=True)
+            value = int(self.file.pread(16, 0) or b"0")
+            self.file.pwrite(f"{value + 1:016d}".encode(), 0)
+            with self.recorded("unlock", self.path, 0, 16, self.name):
+                self.file.unlock(0, 16)
+            added.result = value + 1
         self.acknowledged += 1
 
 
@@ -204,11 +258,26 @@ class Namer(Worker):
         return wrong
 
 
-def verify_counter(workers: list[Worker], share: Share) -> list[str]:
-    """The shared number is the sum of all acknowledged increments."""
-    counters = [w for w in workers if isinstance(w, Counter)]
-    if not counters:
-        return []
-    wanted = sum(w.acknowledged for w in counters)
-    got = int(share.read_file(Counter.path) or b"0")
-    return [] if got == wanted else [f"counter: {wanted} increments acknowledged, it says {got}"]
+def verify(workers: list[Worker], share: Share) -> list[str]:
+    """Return everything that is wrong, after the run: what each worker knows by itself, and what
+    all of them saw together."""
+    wrong = [text for worker in workers for text in worker.verify(share)]
+    return wrong + judge(workers[0].history, *shared_files(workers, share))
+
+
+def shared_files(
+    workers: list[Worker], share: Share
+) -> tuple[dict[str, bytes], dict[str, bytes], dict[str, int]]:
+    """What the files of the history hold, what they held before it, and counters' numbers."""
+    paths: dict[str, None] = {}
+    before: dict[str, bytes] = {}
+    totals: dict[str, int] = {}
+    for worker in workers:
+        if isinstance(worker, Appender):
+            paths |= dict.fromkeys(worker.paths)
+        elif isinstance(worker, Registers):
+            paths[worker.path] = None
+            before[worker.path] = worker.before
+        elif isinstance(worker, Counter):
+            totals[worker.path] = int(share.read_file(worker.path) or b"0")
+    return {path: share.read_file(path) for path in paths}, before, totals
