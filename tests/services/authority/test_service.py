@@ -128,12 +128,12 @@ async def test_a_node_that_does_not_answer_a_recall_is_sealed_after_the_limit(
         one, two = await PeerNode(w, "n1").join(), await PeerNode(w, "n2").join()
         opened = await one.call(open_request(1, "/f"))
         assert isinstance(opened, m.OpenReply)
+        one.answer = False
         other = await two.call(open_request(1, "/f", b"d" * 16))
         assert isinstance(other, m.OpenReply)
-        one.answer = False
         grant = await two.call(m.AcquireToken(opened.info.ino, 2))
         assert isinstance(grant, m.TokenReply)
-        assert [type(message) for message in one.asked] == [m.QuerySize, m.Recall]
+        assert [type(message) for message in one.asked] == [m.Recall]
         assert await w.fenced.read_claim(f"node-{one.incarnation.hex()}", 2) is not None
         await one.die()
         await two.die()
