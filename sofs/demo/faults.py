@@ -33,6 +33,7 @@ FAULTS: Final = (
     ("SIGKILL", "leader"),
     ("SIGSTOP", SERVING),
 )
+SHORT_FAULTS: Final = (("SIGKILL", SERVING), ("SIGKILL", "coordinator"), ("SIGSTOP", SERVING))
 
 
 @dataclass
@@ -75,7 +76,9 @@ class FaultScript:
         activities: Sequence[Activity],
         served: Callable[[], Share],
         say: Callable[[str], None],
+        faults: Sequence[tuple[str, str]] = FAULTS,
     ) -> None:
+        self._faults = tuple(faults)
         self._cluster = cluster
         self._meter = meter
         self._activities = activities
@@ -86,13 +89,14 @@ class FaultScript:
 
     def roles_missing(self) -> list[str]:
         """Roles of the script that this cluster does not have."""
-        return [role for _, role in FAULTS if role != SERVING and not parts_of(self._cluster, role)]
+        wanted = [role for _, role in self._faults]
+        return [role for role in wanted if role != SERVING and not parts_of(self._cluster, role)]
 
     def run(self, rounds: int, until: float) -> None:
         """Apply every fault ``rounds`` times, as far as they begin before ``until``
         (time.monotonic); stop at the first error of an activity."""
         self._measure_baseline()
-        for signal, role in FAULTS * rounds:
+        for signal, role in self._faults * rounds:
             if time.monotonic() >= until or any(a.errors for a in self._activities):
                 return
             if role == SERVING or parts_of(self._cluster, role):
@@ -113,7 +117,7 @@ class FaultScript:
         missing = self.roles_missing()
         return [
             f"{signal} {role}"
-            for signal, role in FAULTS
+            for signal, role in self._faults
             if (signal, role) not in done and role not in missing
         ]
 

@@ -23,7 +23,7 @@ from sofs.client.sync import Share, connect
 from sofs.demo.activity import Activity
 from sofs.demo.bank import Teller, examine_bank, found_bank
 from sofs.demo.cluster import Cluster, make_cluster, parts_of, ray_is_there
-from sofs.demo.faults import FaultScript
+from sofs.demo.faults import FAULTS, SHORT_FAULTS, FaultScript
 from sofs.demo.meter import Meter, timed_share
 from sofs.demo.report import Narrator, Outcome, print_outcome, write_json
 from sofs.demo.tree import Comparer, Copier, Tree
@@ -33,7 +33,11 @@ NODES: Final = 3
 TELLERS: Final = 3
 COPIERS: Final = 2
 COMPARERS: Final = 3
+SECONDS: Final = 110.0
 CHECKS_S: Final = 30.0  # Kept for the checks at the end.
+SHORT_SECONDS: Final = 60.0
+SHORT_CHECKS_S: Final = 15.0
+SHORT_FILES: Final = 400
 JOIN_S_MAX: Final = 60.0
 
 
@@ -45,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     outcome = Outcome("local Ray" if ray else "plain processes, without Ray")
     try:
         with _signals_interrupt(), _folder(options.folder) as folder:
-            Demo(folder, ray, options.seconds, options.rounds, narrator, outcome).run()
+            Demo(folder, ray, options, narrator, outcome).run()
     except KeyboardInterrupt:
         narrator.say("interrupted; everything that was started has been ended")
         return 130
@@ -80,7 +84,14 @@ def _parser() -> argparse.ArgumentParser:
         "--no-ray", action="store_true", help="plain processes instead of a local Ray cluster"
     )
     parser.add_argument(
-        "--seconds", type=float, default=110.0, help="time for all of it (default: %(default)s)"
+        "--short",
+        action="store_true",
+        help=f"three faults and {SHORT_FILES} files of the tree: the part that takes no patience",
+    )
+    parser.add_argument(
+        "--seconds",
+        type=float,
+        help=f"time for all of it (default: {SECONDS:.0f}, with --short {SHORT_SECONDS:.0f})",
     )
     parser.add_argument(
         "--rounds", type=int, default=1, help="how often each fault comes (default: %(default)s)"
@@ -142,15 +153,19 @@ class Demo:
         self,
         folder: Path,
         ray: bool,
-        seconds: float,
-        rounds: int,
+        options: argparse.Namespace,
         narrator: Narrator,
         outcome: Outcome,
     ) -> None:
+        short = options.short
+        seconds = options.seconds or (SHORT_SECONDS if short else SECONDS)
         self._folder = folder
-        self._rounds = rounds
+        self._rounds = options.rounds
+        self._faults = SHORT_FAULTS if short else FAULTS
+        self._files_max = SHORT_FILES if short else None
         self._ray = ray
         self._end = narrator.began + seconds
+        self._work_end = self._end - (SHORT_CHECKS_S if short else CHECKS_S)
         self._narrator = narrator
         self._say = narrator.say
         self._outcome = outcome
@@ -179,7 +194,7 @@ class Demo:
         return lambda: timed_share(connect(url, credential=cluster.credential), self._meter)
 
     def _work(self, cluster: Cluster) -> None:
-        tree = Tree()
+        tree = Tree(files_max=self._files_max)
         self._tree = tree
         with self._connector(cluster, 0)() as share:
             found_bank(share)
@@ -198,11 +213,13 @@ class Demo:
         )
         for activity in activities:
             activity.start()
-        script = FaultScript(cluster, self._meter, activities, self._first_client, self._say)
+        script = FaultScript(
+            cluster, self._meter, activities, self._first_client, self._say, self._faults
+        )
         self._outcome.roles_missing = script.roles_missing()
         try:
             with self._narrator.during(self._progress):
-                script.run(self._rounds, self._end - CHECKS_S)
+                script.run(self._rounds, self._work_end)
                 self._finish_copy(activities)
         finally:
             self._outcome.baseline = script.baseline
@@ -222,9 +239,8 @@ class Demo:
 
     def _finish_copy(self, activities: list[Activity]) -> None:
         """Let the copiers go on while there is time, if files are left."""
-        until = self._end - CHECKS_S
         while (
-            time.monotonic() < until
+            time.monotonic() < self._work_end
             and len(self._tree.copied()) < len(self._tree.entries)
             and not any(activity.errors for activity in activities)
         ):

@@ -42,9 +42,11 @@ class Entry:
 class Tree:
     """The files to copy, handed out to workers. Thread-safe."""
 
-    def __init__(self, top: Path | None = None) -> None:
+    def __init__(self, top: Path | None = None, *, files_max: int | None = None) -> None:
+        """Of the local folder ``top`` (default: the standard library), its first files only with
+        ``files_max``."""
         self.top = top or Path(sysconfig.get_path("stdlib"))
-        self.entries = list(_files(self.top))
+        self.entries = list(_files(self.top))[:files_max]
         folders = {folder for e in self.entries for folder in Path(e.target).parents}
         self.directories = sorted(folder.as_posix() for folder in folders if folder.name)
         self._next = 0

@@ -64,8 +64,7 @@ def attach(
     elif not separator or scheme in ("file", "local"):
         local = LocalAppendStore(url, calls=calls)
         _make_root(local)
-        if probe:
-            check_file_system(local.root)
+        check_file_system(local.root)  # Also without the probe: it needs no space.
         store = local
     else:
         raise BackendRefused(

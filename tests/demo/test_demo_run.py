@@ -45,3 +45,34 @@ def test_ctrl_c_ends_every_process_and_removes_every_file(tmp_path: Path) -> Non
     assert "interrupted" in rest
     assert parts_that_mention(str(tmp_path)) == []
     assert list(tmp_path.iterdir()) == []
+
+
+BROKEN = """
+import sys
+from sofs.demo import bank, main, run
+
+examine = run.examine_bank
+
+def loses_a_cent(share, tellers):
+    with bank.open_bank(share) as database, database:
+        database.execute("UPDATE account SET cents = cents - 1 WHERE id = 0")
+    return examine(share, tellers)
+
+run.examine_bank = loses_a_cent
+sys.exit(main(["--no-ray", "--short"]))
+"""
+
+
+def test_a_cent_that_is_lost_on_the_share_ends_the_demo_with_status_1(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", BROKEN],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
+        env={**os.environ, "TMPDIR": str(tmp_path)},
+    )
+    assert done.returncode == 1, done.stdout
+    assert "BROKEN    " in done.stdout
+    assert "accounts hold 9999999 cents" in done.stdout
+    assert list(tmp_path.iterdir()) == []
