@@ -45,7 +45,6 @@ from sofs.ports.runtime import Clock, Entropy
 from sofs.ports.stream import Envelope, Listener, Stream, Transport
 from sofs.services.channel import Channel, check_hello
 from sofs.services.dns.registrar import DNS_SERVICE
-from sofs.services.tasks import Tasks
 
 log = logging.getLogger("sofs.dns")
 
@@ -87,7 +86,6 @@ class DnsPart:
         self._config = config
         self._leader_epoch = leader_epoch
         self._on_exit = on_exit
-        self._tasks = Tasks(f"dns {config.name}", on_exit)
         self._channels: dict[Channel, None] = {}
         self._listener: Listener | None = None
         self._questions: DnsListener | None = None
@@ -137,7 +135,6 @@ class DnsPart:
         """End all streams, stop listening and answering, and wait until nothing runs any more."""
         if self._questions is not None:
             await self._questions.close()
-        await self._tasks.close()
         for channel in list(self._channels):
             await channel.close()
         if self._listener is not None:
