@@ -30,7 +30,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
 from sofs.client.aio import AsyncShare
-from sofs.client.file import AsyncFile
+from sofs.client.file import AsyncFile, LockedView
 from sofs.core.messages import (
     Access,
     Disposition,
@@ -61,16 +61,17 @@ lengths = st.sampled_from([1, 2, 3, 100, 4095, 4096, 4097, 9000])
 ranges = st.tuples(
     st.sampled_from([0, 0, 1, 4096]), st.sampled_from([1, 1, 2, 5000, 0]), st.booleans()
 )
+deletes = st.sampled_from(["", "", "later", "on close"])  # Whether it may, and does at once.
 times = st.integers(1, 2**40)
 attributes = st.sampled_from([None, None, 0, 0, 1, 2])  # None: set the times.
 SHARES: Final = {"r": Share.READ, "w": Share.WRITE, "d": Share.DELETE}
 PARTS: Final = (*AUTHORITIES, *(f"node-{n + 1}" for n in range(NODES)))
-delays_us = st.sampled_from([0, 100, 300, 600, 1_000, 2_000, 5_000])
+delays_us = st.sampled_from([600, 800, 1_000, 400, 200, 1_500, 3_000, 0])
 parts = st.sampled_from([*PARTS, "serving", "serving", "serving"])
 faults = st.builds(Trouble, st.sampled_from(["kill", "kill", "freeze"]), parts, delays_us)
 moves = st.builds(Trouble, st.just("move"), st.just(""), delays_us)
 troubles = st.one_of(faults, moves)
-maybe = st.one_of(st.none(), st.none(), troubles)  # What strikes in the middle of the call.
+maybe = st.one_of(st.none(), troubles)  # What strikes in the middle of the call.
 
 
 @dataclass(eq=False)
@@ -257,8 +258,7 @@ class FileSystemMachine(RuleBasedStateMachine):
 
     @precondition(lambda self: len(self.opened) < HANDLES_MAX)
     @rule(
-        drawn=clients, spot=spots, mode=modes, share=shares, app=apps,
-        delete_on_close=st.sampled_from([False, False, True]), deletable=st.booleans(),
+        drawn=clients, spot=spots, mode=modes, share=shares, app=apps, deletes=deletes,
     )  # fmt: skip
     def open(
         self,
@@ -267,23 +267,30 @@ class FileSystemMachine(RuleBasedStateMachine):
         mode: str,
         share: str,
         app: int,
-        delete_on_close: bool,
-        deletable: bool,
+        deletes: str,
     ) -> None:
         self._open(
-            self._client(drawn), self._path(spot), mode, share, app, delete_on_close, deletable
+            self._client(drawn),
+            self._path(spot),
+            mode,
+            share,
+            app,
+            deletes == "on close",
+            bool(deletes),
         )
 
     @precondition(lambda self: len(self.opened) < HANDLES_MAX)
-    @rule(drawn=clients, pick=picks, share=shares, app=apps, deletable=st.booleans(), trouble=maybe)
+    @rule(drawn=clients, pick=picks, share=shares, app=apps, deletes=deletes, trouble=maybe)
     def open_a_file(
-        self, drawn: int, pick: int, share: str, app: int, deletable: bool, trouble: Trouble | None
+        self, drawn: int, pick: int, share: str, app: int, deletes: str, trouble: Trouble | None
     ) -> None:
         """One that is there, to read and write."""
         self.trouble = trouble
         files = sorted(i.path for i in self.model.tree() if not i.directory)
         path = files[pick % len(files)] if files else "/a"
-        self._open(self._client(drawn), path, "a+b", share, app, False, deletable)
+        self._open(
+            self._client(drawn), path, "a+b", share, app, deletes == "on close", bool(deletes)
+        )
 
     def _open(
         self,
@@ -386,7 +393,7 @@ class FileSystemMachine(RuleBasedStateMachine):
         if taken and told_before:
             self._both(opened.client, lambda share, _: work(opened.file), lambda: None)
             return
-        also = ["HANDLE_LOST"] if taken and self.troubles else []
+        also = ["HANDLE_LOST", "FILE_CLOSED"] if taken and self.troubles else []
         self._both(opened.client, lambda share, _: work(opened.file), told, same, also=also)
 
     # Data -------------------------------------------------------------------------------------
@@ -487,6 +494,41 @@ class FileSystemMachine(RuleBasedStateMachine):
             opened,
             lambda file: file.unlock(*span),
             lambda: self.model.unlock(opened.handle, [span]),
+        )
+
+    @precondition(lambda self: self.opened)
+    @rule(pick=picks, held=st.integers(0, 3), test=ranges, take=ranges, parts=st.integers(1, 7))
+    def change_locks(
+        self,
+        pick: int,
+        held: int,
+        test: tuple[int, int, bool],
+        take: tuple[int, int, bool],
+        parts: int,
+    ) -> None:
+        """Give back, test and take in one step; ``parts``: which of them."""
+        opened = self._opened(pick)
+        locks = opened.handle.locks
+        span = locks[held % len(locks)][:2] if locks and held else test[:2]
+        dropped = [span] if parts & 1 else []
+        tested = [test] if parts & 2 else []
+        taken = [take] if parts & 4 else []
+
+        def right(view: LockedView, _: None) -> None:
+            if view.size is not None:
+                assert view.size == len(opened.handle.inode.data)
+                assert view.data == opened.handle.inode.data[:10]
+
+        self._on(
+            opened,
+            lambda file: file.change_locks(
+                drop=[LockRange(*each) for each in dropped],
+                test=[LockRange(*each) for each in tested],
+                take=[LockRange(*each) for each in taken],
+                read=(10, 0),
+            ),
+            lambda: self.model.change_locks(opened.handle, dropped, tested, taken),
+            right,
         )
 
     # Names ------------------------------------------------------------------------------------

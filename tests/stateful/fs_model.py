@@ -494,30 +494,43 @@ class Model:
 
     def lock(self, handle: Handle, ranges: Sequence[Range]) -> None:
         """All or none."""
-        self._alive(handle)
-        held = [
-            (other, each) for other in handle.inode.handles for each in other.locks
-        ]  # fmt: skip
-        for wanted in ranges:
-            offset, length, exclusive = wanted
-            for other, (at, n, theirs) in held:
-                own = other is handle
-                excludes = exclusive or (theirs and not own)
-                if excludes and _overlap(offset, length, at, n):
-                    raise Refused("LOCK_NOT_GRANTED")
-            held.append((handle, wanted))
-        handle.locks.extend(ranges)
+        self.change_locks(handle, (), (), ranges)
 
     def unlock(self, handle: Handle, ranges: Sequence[tuple[int, int]]) -> None:
         """All or none, each exactly one held range; of two the exclusive one goes first."""
+        self.change_locks(handle, ranges, (), ())
+
+    def change_locks(
+        self,
+        handle: Handle,
+        drop: Sequence[tuple[int, int]],
+        test: Sequence[Range],
+        take: Sequence[Range],
+    ) -> None:
+        """In this order, all or nothing. What is tested has to be free, and is not kept."""
         self._alive(handle)
-        left = list(handle.locks)
-        for offset, length in ranges:
-            exact = [lock for lock in left if lock[:2] == (offset, length)]
+        mine = list(handle.locks)
+        for offset, length in drop:
+            exact = [lock for lock in mine if lock[:2] == (offset, length)]
             if not exact:
                 raise Refused("RANGE_NOT_LOCKED")
-            left.remove(next((lock for lock in exact if lock[2]), exact[0]))
-        handle.locks = left
+            mine.remove(next((lock for lock in exact if lock[2]), exact[0]))
+        others = [lock for h in handle.inode.handles if h is not handle for lock in h.locks]
+        for wanted in test:
+            self._grantable(wanted, mine, others)
+        for wanted in take:
+            self._grantable(wanted, mine, others)
+            mine.append(wanted)
+        handle.locks = mine
+
+    @staticmethod
+    def _grantable(wanted: Range, mine: Sequence[Range], others: Sequence[Range]) -> None:
+        """A shared lock may lie upon an exclusive one of the same handle; else the usual."""
+        offset, length, exclusive = wanted
+        for held, own in [*((lock, True) for lock in mine), *((lock, False) for lock in others)]:
+            excludes = exclusive or (held[2] and not own)
+            if excludes and _overlap(offset, length, held[0], held[1]):
+                raise Refused("LOCK_NOT_GRANTED")
 
     # Absent clients ---------------------------------------------------------------------------
 

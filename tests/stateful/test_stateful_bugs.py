@@ -41,20 +41,10 @@ def a_lock_ends_with_the_connection(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Handles, "seal_node", seal_node)
 
 
-def delete_on_close_is_forgotten_when_a_handle_expires(patch: pytest.MonkeyPatch) -> None:
-    dropped = Handles._drop_handle
-
-    def drop(self: Any, row: Any, *rest: Any) -> None:
-        dropped(self, row if row.log_id else row._replace(delete_on_close=0), *rest)
-
-    patch.setattr(Handles, "_drop_handle", drop)
-
-
 BUGS: list[Plant] = [
     share_modes_are_not_checked,
     a_copy_of_a_write_is_executed_again,
     a_lock_ends_with_the_connection,
-    delete_on_close_is_forgotten_when_a_handle_expires,
 ]
 
 
