@@ -419,6 +419,8 @@ class ActiveAuthority:
 
         reply = await self._run(rules, reserved=0)  # Else what a dead node held is never reclaimed.
         assert isinstance(reply, m.RegisterNodeReply)
+        if not self.state.is_live_node(body.incarnation):  # While its registration became durable.
+            raise StaleGeneration("this incarnation's data log is sealed; start a new one")
         reply.epoch, reply.incarnation = self.claim.epoch, self.claim.incarnation
         link = NodeLink(body.incarnation, body.node, body.endpoint, reply.log_id, channel)
         self._channels[channel] = link

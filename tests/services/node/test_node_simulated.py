@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from node_world import world
 
 from sofs.core import messages as m
-from sofs.errors import StaleGeneration
+from sofs.errors import SofsError, StaleGeneration, Unavailable
 from sofs.services.channel import result_of
 
 LIMIT_S = 5.0
@@ -104,3 +105,37 @@ async def test_a_handle_that_is_here_without_its_session_is_reclaimed_not_closed
         envelope = await asyncio.wait_for(client.send(lock), LIMIT_S)
         with pytest.raises(StaleGeneration):
             result_of(envelope)
+
+
+async def test_a_node_that_is_sealed_while_it_registers_is_not_registered(tmp_path: Path) -> None:
+    """Its registration was in the tables and not yet durable when another's need had it sealed."""
+    async with world(tmp_path, "a") as w:
+        await (await w.client()).open("/file")  # It is registered.
+        node = w.nodes["a"].node
+        assert node is not None
+        [active] = [part.active for part in w.authorities.values() if part.active is not None]
+        run, register = active._run, active._register
+        told: list[m.Message | SofsError] = []
+
+        async def sealed_meanwhile(rules: Any, **more: Any) -> m.Message:
+            reply = await run(rules, **more)
+            if isinstance(reply, m.RegisterNodeReply):
+                await active.nodes.seal(node.incarnation)
+            return reply
+
+        async def registered(channel: Any, body: m.RegisterNode) -> m.Message:
+            try:
+                told.append(await register(channel, body))
+            except SofsError as error:
+                told.append(error)
+                raise
+            return told[-1]
+
+        active._run, active._register = sealed_meanwhile, registered  # type: ignore[method-assign]
+        link = active.nodes.link(node.incarnation)
+        assert link is not None
+        link.channel.end(Unavailable("cut"))
+        await w.until("the node registers again", lambda: told)
+        assert isinstance(told[0], StaleGeneration)
+        assert active.nodes.link(node.incarnation) is None
+        await w.until("its life ends", node.ended.done)
