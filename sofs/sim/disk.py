@@ -365,9 +365,11 @@ class SimOs(OsCalls):
         process.system_call()
         if faults.fail_before and self.disk.draw.random() < faults.fail_before:
             raise OSError(errno.EIO, "injected before the effect")
-        result = effect()
-        if call:
-            self.disk.traps(process, call, path, True)
+        try:
+            result = effect()
+        finally:  # A look for what is absent is a call like any other.
+            if call:
+                self.disk.traps(process, call, path, True)
         process.system_call(after=True)
         if faults.fail_after and self.disk.draw.random() < faults.fail_after:
             raise OSError(errno.EIO, "injected after the effect")

@@ -217,6 +217,7 @@ class Faults:
             traps.lay(Trap(found, "fsync", f"{LOGS}{role}/", True, 1, go, other=True))
 
         def go(process: SimProcess, path: str) -> None:
+            self.world.tell(f"{process.name} synced {path}, of {found.name}")
             traps.lay(Trap(found, "pwritev", LOGS, True, 1, stop_again))
             found.thaw()
 
@@ -226,6 +227,30 @@ class Faults:
 
         def write(process: SimProcess, path: str) -> None:
             traps.lay(Trap(found, "stat_at", "/claims/", True, 1, stop))
+
+        count = self._steps.choice((1, 3, 10))
+        traps.lay(Trap(found, "pwritev", LOGS, True, count, write))
+
+    def zombie(self) -> None:
+        """The authority freezes between two of its writes and goes on as soon as a successor has
+        written: what it had to say lands in a log that was sealed."""
+        victim = self._pick(COORDINATOR, RESUME_KEY)
+        if victim is None:
+            return
+        traps, found = self.cluster.disk.traps, victim
+
+        def write(process: SimProcess, path: str) -> None:
+            traps.lay(Trap(found, "stat_at", "/claims/", True, 1, stop))
+
+        def stop(process: SimProcess, path: str) -> None:
+            found.freeze()
+            self._frozen.append(found)
+            count = self._steps.choice((1, 2, 5))
+            traps.lay(Trap(found, "pwritev", "/logs/volume/", True, count, go, other=True))
+            self._later(2_000, found.thaw)
+
+        def go(process: SimProcess, path: str) -> None:
+            found.thaw()
 
         count = self._steps.choice((1, 3, 10))
         traps.lay(Trap(found, "pwritev", LOGS, True, count, write))
@@ -442,5 +467,6 @@ _INJECT: dict[str, Callable[[Faults], None]] = {
     ),
     "pause-host": Faults.pause_host,
     "pause-at-step": lambda f: f.at_step(lambda p: f.pause([p]), "node"),
+    "zombie": Faults.zombie,
     "seal-race": Faults.seal_race,
 }

@@ -54,6 +54,7 @@ STEP_FAULTS: Final = (
     "power-loss-at-step",
     "pause-host",
     "pause-at-step",
+    "zombie",
     "seal-race",
 )
 WORKLOAD_NAMES: Final = (

@@ -43,6 +43,8 @@ HEAD: Final = """\
 # Planted bugs: name, seeds that the search from 1 needed, seed, plan, and behind # what failed.
 # Written by `python tests/sim/planted_bugs.py`; run by test_planted_bugs.py.
 """
+# A bug that only makes the cluster stand still may be an accident of its edit: not counted.
+LIVENESS: Final = ("not within", "while waiting", "progress", "resume gate", "the run itself")
 ROUND_SEEDS: Final = 6  # The search gives each bug so many seeds in turn.
 
 
@@ -155,9 +157,10 @@ def attempt(wanted: Try) -> tuple[str, Found | None]:
     name, seed = wanted
     plan = plan_of(name, seed)
     texts = failures(BUGS[name], seed, plan)
-    if not texts or not run_seed(seed, plan=plan).ok:
+    safety = [text for text in texts if not text.startswith(LIVENESS)]
+    if not safety or not run_seed(seed, plan=plan).ok:
         return name, None
-    return name, Found(name, seed, seed, plan, texts[0].splitlines()[0][:160])
+    return name, Found(name, seed, seed, plan, safety[0].splitlines()[0][:160])
 
 
 def search(names: Sequence[str], seeds: int, limit_s: float, processes: int) -> dict[str, Found]:
@@ -192,6 +195,7 @@ def lost(processes: int) -> list[str]:
 def _still(name: str) -> tuple[str, bool]:
     kept = read()[name]
     found = failures(BUGS[name], kept.seed, kept.plan)
+    found = [text for text in found if not text.startswith(LIVENESS)]
     return name, bool(found) and run_seed(kept.seed, plan=kept.plan).ok
 
 

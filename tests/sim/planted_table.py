@@ -660,7 +660,39 @@ _COPIES: Final = {
     "short_deadlines": 0.0,
     "cancels": 0.0,
 }
+_DARK: Final = {
+    **_STALLS,
+    "machines": 1,
+    "workloads": ["registers", "appends"],
+    "faults": ["power-loss-all"],
+    "fault_every_ms": 1_500.0,
+    "fault_ms": 4_000.0,
+    "dark_end": True,
+}
 FOCUS: Final[dict[str, dict[str, Any]]] = {
+    "ack-before-fsync": _DARK,
+    "no-fsync": _DARK,
+    "seal-does-not-sync": {
+        **_DARK,
+        "faults": ["kill-node-at-step"],
+        "steps": ["pwritev"],
+        "fault_every_ms": 300.0,
+    },
+    "lineage-re-derived": {
+        **_DEATHS,
+        "faults": ["zombie", "zombie", "power-loss-all"],
+        "checkpoint_bytes": 1 << 20,
+        "checkpoint_entries": 1_000,
+        "restart_ms": [50.0, 200.0],
+        "fault_every_ms": 700.0,
+        "fault_ms": 8_000.0,
+        "machines": 1,
+    },
+    "lineage-late": {
+        **_DEATHS,
+        "faults": ["kill-authority"],
+        "restart_ms": [50.0, 200.0],
+    },
     "check-before-append": {**_PAUSES, "steps": ["pwritev"]},
     "check-before-sync": {**_PAUSES, "steps": ["stat_at"]},
     "no-claim-check": {**_PAUSES, "steps": ["pwritev", "fsync"]},
@@ -684,10 +716,14 @@ FOCUS: Final[dict[str, dict[str, Any]]] = {
     "seal-syncs-before-it-reads": {
         **_STALLS,
         "machines": 1,
+        "workloads": ["registers", "private"],
         "faults": ["seal-race"],
-        "fault_every_ms": 300.0,
-        "fault_ms": 8_000.0,
-        "lanes": 1,
+        "nodes": 2,
+        "fault_every_ms": 400.0,
+        "fault_ms": 4_000.0,
+        "lanes": 3,
+        "delay_us": 50.0,
+        "think_ms": 5.0,
     },
     "deleted-before-boundary": {
         **_DEATHS,
@@ -704,8 +740,7 @@ FOCUS: Final[dict[str, dict[str, Any]]] = {
     "follower-keeps-all": _DEATHS,
     "records-beyond-the-lineage": {
         **_DEATHS,
-        "faults": [*["freeze-authority-at-step"] * 3, "power-loss-all"],
-        "steps": ["stat_at"],
+        "faults": ["zombie", "zombie", "power-loss-all"],
         "fault_every_ms": 700.0,
         "fault_ms": 8_000.0,
         "machines": 1,
@@ -725,7 +760,7 @@ FOCUS: Final[dict[str, dict[str, Any]]] = {
         "fault_every_ms": 1_500.0,
         "fault_ms": 8_000.0,
     },
-    "superseded-node-answers": _SPLITS,
+    "superseded-node-answers": {**_PAUSES, "faults": ["pause-host", "pause-at-step"]},
     "sealed-node-commits": _SPLITS,
     "recall-answered-by-next-incarnation": {
         **_LEAVERS,
