@@ -225,11 +225,11 @@ class Faults:
             self._freeze(found)
             self._later(self._steps.choice((20, 100, 400)), lambda: self._dark(found.machine))
 
-        def write(process: SimProcess, path: str) -> None:
+        def synced(process: SimProcess, path: str) -> None:
             traps.lay(Trap(found, "stat_at", "/claims/", True, 1, stop))
 
         count = self._steps.choice((1, 3, 10))
-        traps.lay(Trap(found, "pwritev", LOGS, True, count, write))
+        traps.lay(Trap(found, "fsync", LOGS, True, count, synced))
 
     def zombie(self) -> None:
         """The authority freezes between two of its writes and goes on as soon as a successor has
@@ -239,7 +239,7 @@ class Faults:
             return
         traps, found = self.cluster.disk.traps, victim
 
-        def write(process: SimProcess, path: str) -> None:
+        def synced(process: SimProcess, path: str) -> None:
             traps.lay(Trap(found, "stat_at", "/claims/", True, 1, stop))
 
         def stop(process: SimProcess, path: str) -> None:
@@ -253,7 +253,7 @@ class Faults:
             found.thaw()
 
         count = self._steps.choice((1, 3, 10))
-        traps.lay(Trap(found, "pwritev", LOGS, True, count, write))
+        traps.lay(Trap(found, "fsync", LOGS, True, count, synced))
 
     def _dark(self, machine: Machine) -> None:
         if machine.up:

@@ -33,7 +33,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
-from planted_table import BUGS, FOCUS, Bug
+from planted_table import BUGS, EQUIVALENT, FOCUS, Bug
 
 from sofs.sim.plan import Plan, draw_plan
 from sofs.sim.run import run_seed
@@ -204,6 +204,17 @@ def _still(name: str) -> tuple[str, bool]:
     return name, bool(found) and run_seed(kept.seed, plan=kept.plan).ok
 
 
+def table(found: dict[str, Found]) -> str:
+    """The table of the documentation: with how many seeds each bug was found."""
+    rows = ["| bug | the rule that it breaks | seeds |", "|---|---|---|"]
+    for name, bug in BUGS.items():
+        told = "equivalent" if name in EQUIVALENT else "-"
+        if name in found:
+            told = f"{found[name].seeds}{' F' if name in FOCUS else ''}"
+        rows.append(f"| {name} | {bug.rule} | {told} |")
+    return "\n".join(rows)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description="Search for planted bugs.")
     parser.add_argument("names", nargs="*")
@@ -211,9 +222,13 @@ def main() -> None:
     parser.add_argument("--limit-s", type=float, default=120)
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--refresh", action="store_true", help="search for those that were lost")
+    parser.add_argument("--table", action="store_true", help="print the table of docs/SIMULATION")
     options = parser.parse_args()
     known = read()
-    names = options.names or [name for name in BUGS if name not in known]
+    if options.table:
+        print(table(known))
+        return
+    names = options.names or [name for name in BUGS if name not in {**known, **EQUIVALENT}]
     if options.refresh:
         names = lost(options.processes)
         print(f"lost: {' '.join(names) or 'none'}", flush=True)

@@ -797,80 +797,25 @@ SET_ORDER: Final = _bug(
         "for incarnation in set(incarnations):",
     ),
 )
-# Bugs that a search did not find, and what is missing. docs/SIMULATION.md names, besides, what is
-# not simulated at all.
-_SEARCH_AGAIN: Final = "found by a run of which the product changed the schedule; not again in 20"
-
-SURVIVING: Final[dict[str, str]] = {
-    "no-claim-check": _SEARCH_AGAIN,
-    "token-before-logged": _SEARCH_AGAIN,
-    "lock-before-logged": _SEARCH_AGAIN,
-    "recall-answered-by-next-incarnation": _SEARCH_AGAIN,
-    "window-not-asked": _SEARCH_AGAIN,
-    "windows-not-committed": _SEARCH_AGAIN,
-    "check-before-append": (
-        "the answer of who was sealed between its check and its write reaches no client that "
-        "still waits; it needs a stalled disk, a seal and a live session at one moment"
-    ),
-    "check-before-sync": (
-        "as check-before-append; on one kernel a successor reads what is written and not "
-        "synced, so only a power loss right after tells them apart"
-    ),
-    "seal-syncs-before-it-reads": (
-        "it needs a frozen owner's write between the successor's sync and its read, and then "
-        "a power loss"
-    ),
-    "deleted-before-boundary": (
-        "it needs a death between two deletions and the entry, a window of one append"
-    ),
-    "read-before-durable": (
-        "it needs a read in the milliseconds in which a change is in memory and not in the "
-        "log, and a death of the authority in them"
-    ),
-    "expired-executed": "a client's row lasts a day, and no run does",
-    "superseded-authority-answers": (
-        "its nodes leave it as soon as they see the newer claim, and only names and sizes are "
-        "read from it"
-    ),
-    "old-generation-accepted": (
-        "the network never repeats a message of a forgotten connection after the reclaim: a "
-        "late copy is missing"
-    ),
-    "live-handles-in-the-gate": (
-        "the client reclaims at once when its next request is refused; no oracle counts "
-        "needless reclaims"
-    ),
-    "no-fence": (
-        "share modes and locks of the absent client still keep others out; where they agree, "
-        "no workload cares who else has the file open"
+# Bugs that no client and no later owner could ever tell from the product as it is, and why.
+EQUIVALENT: Final[dict[str, str]] = {
+    "sealed-node-commits": (
+        "a node sends only what it was acknowledged, and that is at or below its seal; replay has "
+        "applied it in the transaction that seals, so a later batch is ignored as applied"
     ),
     "tail-under-older-tokens": (
-        "tokens are given up only when everything was sent, so a tail holds no older token's "
-        "records, but for a truncate's"
+        "a node gives a token back, or asks for another, only when all its records of the file are "
+        "committed; so the tail above what is applied has none of an older token"
     ),
-    "sealed-node-commits": (
-        "a sealed node's stream is ended before its next batch; a batch under way at that "
-        "moment is not drawn often enough"
-    ),
-    "generation-not-raised": (
-        "as old-generation-accepted: nothing late arrives that the generation would keep out"
-    ),
-    "copy-in-flight-executed": (
-        "a client resends over a new session, and the older session's operations are dropped "
-        "or landed first"
-    ),
-    "abandoned-executed": "nobody resends an operation that he has settled: a late copy is missing",
-    "detached-before-drained": (
-        "a client that reclaims elsewhere has no more writes under way at the node that it left"
-    ),
-    "close-before-writes": "no workload closes a file while its writes are under way",
     "follower-keeps-all": (
-        "a follower is sent only what is durable and checked, so its position is in every "
-        "lineage, but for a superseded owner's"
+        "a follower is sent only what was durable before the owner looked for a successor, and "
+        "that is in every later lineage"
     ),
-    "overwrite-not-recalled": "no workload empties a file that others have open for writing",
-    "records-beyond-the-lineage": (
-        "a superseded owner's late record must be read again by a successor that starts from "
-        "a checkpoint below it"
+    "detached-before-drained": (
+        "what a handle has in flight still lands ahead of all that follows: the next user of the "
+        "file waits for its token, which is given back when all was committed, windows included"
     ),
 }
+
+# Bugs that a search did not find, and what is missing.
+SURVIVING: Final[dict[str, str]] = {}
