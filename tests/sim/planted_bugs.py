@@ -33,7 +33,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
-from planted_table import BUGS, EQUIVALENT, FOCUS, Bug
+from planted_plans import EQUIVALENT, FOCUS
+from planted_table import BUGS, Bug
 
 from sofs.sim.plan import Plan, draw_plan
 from sofs.sim.run import run_seed

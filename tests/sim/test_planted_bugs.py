@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 from planted_bugs import failures, plan_of, planted, read
-from planted_table import BUGS, EQUIVALENT, SURVIVING
+from planted_plans import EQUIVALENT, SURVIVING
+from planted_table import BUGS
 
 from sofs.sim.plan import Plan, draw_plan
 from sofs.sim.run import run_seed
