@@ -49,6 +49,7 @@ class WatchedState(ApswState):
         self.known = -1  # Changes of the database when it was last looked at.
         self.depth = 0
         self._columns: dict[str, list[str]] = {}
+        self._last: dict[str, tuple[list[Any], list[dict[str, Any]]]] = {}
 
     def transaction(self) -> AbstractContextManager[None]:
         return _Watched(self, super().transaction())
@@ -74,13 +75,18 @@ class WatchedState(ApswState):
                 self.told(str(violation))
 
     def _rows(self, table: str) -> list[dict[str, Any]]:
+        """The rows of a table: the very list of the last look if none has changed."""
         names = self._columns.get(table)
         if names is None:
             names = [str(row[1]) for row in self.execute(f"PRAGMA table_info({table})")]
             self._columns[table] = names
-        return [
-            dict(zip(names, row, strict=True)) for row in self.execute(f"SELECT * FROM {table}")
-        ]
+        raw = list(self.execute(f"SELECT * FROM {table}"))
+        last = self._last.get(table)
+        if last is not None and last[0] == raw:
+            return last[1]
+        made = [dict(zip(names, row, strict=True)) for row in raw]
+        self._last[table] = (raw, made)
+        return made
 
 
 class _Watched(AbstractContextManager[None]):

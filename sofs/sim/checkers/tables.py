@@ -294,12 +294,18 @@ class Steps:
             self._floors.setdefault(row["ino"], row["generation"])
         if before is None:
             return []
+        rules = {
+            "handle": _handle_steps,
+            "datalog": _log_steps,
+            "client": _client_steps,
+            "token": self._token_steps,
+            "counter": _counter_steps,
+        }
         told = [
-            *_handle_steps(before, after),
-            *_log_steps(before, after),
-            *_client_steps(before, after),
-            *self._token_steps(before, after),
-            *_counter_steps(before, after),
+            text
+            for table, rule in rules.items()
+            if before[table] is not after[table]
+            for text in rule(before, after)
         ]
         return [Violation(STEP, text) for text in told]
 
