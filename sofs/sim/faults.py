@@ -185,7 +185,7 @@ class Faults:
     def pause(self, processes: Sequence[SimProcess | None]) -> None:
         """Processes stop for a while, with some of the clients, as those do whose machine is
         moved: nobody among them knows that time has passed."""
-        ms = self._steps.choice((700, 2_000))
+        ms, late_ms = self._steps.choice((700, 2_000)), self._steps.choice((1, 20))
         clients = [c for c in self._clients() if self._steps.random() < 0.5]
         loop = self.world.loop
         for process in [*processes, *clients]:
@@ -193,7 +193,7 @@ class Faults:
                 continue
             process.freeze()
             self._frozen.append(process)
-            at = loop.time() + (ms + self._steps.random() * 20) / 1000
+            at = loop.time() + (ms + self._steps.random() * late_ms) / 1000
             loop.call_at(at, process.thaw, context=self.world.context)
 
     def pause_host(self) -> None:

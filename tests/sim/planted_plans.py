@@ -163,7 +163,13 @@ FOCUS: Final[dict[str, dict[str, Any]]] = {
         "fault_every_ms": 1_500.0,
         "fault_ms": 8_000.0,
     },
-    "superseded-node-answers": {**_PAUSES, "faults": ["pause-host", "pause-at-step"]},
+    "superseded-node-answers": {
+        **_PAUSES,
+        "faults": ["pause-at-step", "pause-host"],
+        "delay_us": 5_000.0,
+        "think_ms": 5.0,
+        "fault_every_ms": 700.0,
+    },
     "sealed-node-commits": _SPLITS,
     "recall-answered-by-next-incarnation": {
         **_LEAVERS,

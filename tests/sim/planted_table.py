@@ -380,7 +380,7 @@ BUGS: Final = {
         _bug(
             "superseded-node-answers",
             "a node looks for its seal before each answer of a read",
-            ("services.node.life:Node.check", "await self.log.check()", "pass"),
+            ("services.node.life:Node.accept", "check=self.check", "check=None"),
         ),
         # Handles
         _bug(
