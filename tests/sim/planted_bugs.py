@@ -231,8 +231,9 @@ def main() -> None:
         return
     names = options.names or [name for name in BUGS if name not in {**known, **EQUIVALENT}]
     if options.refresh:
-        names = lost(options.processes)
-        print(f"lost: {' '.join(names) or 'none'}", flush=True)
+        gone = lost(options.processes)
+        print(f"lost: {' '.join(gone) or 'none'}", flush=True)
+        names = [*gone, *(name for name in names if name not in gone)]
     found = search(names, options.seeds, options.limit_s, options.processes)
     kept = {name: one for name, one in read().items() if not options.refresh or name not in names}
     write({**kept, **found})
