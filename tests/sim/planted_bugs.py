@@ -155,6 +155,11 @@ def late(text: str) -> bool:
     return text.startswith(LIVENESS) or "set up a session within" in text
 
 
+def unsafe(bug: Bug, seed: int, plan: Plan) -> list[str]:
+    """What failed in a run with the bug, without what only took too long."""
+    return [text for text in failures(bug, seed, plan) if not late(text)]
+
+
 Try = tuple[str, int]
 
 
@@ -162,8 +167,7 @@ def attempt(wanted: Try) -> tuple[str, Found | None]:
     """Run one seed with a bug, and without it when it failed."""
     name, seed = wanted
     plan = plan_of(name, seed)
-    texts = failures(BUGS[name], seed, plan)
-    safety = [text for text in texts if not late(text)]
+    safety = unsafe(BUGS[name], seed, plan)
     if not safety or not run_seed(seed, plan=plan).ok:
         return name, None
     return name, Found(name, seed, seed, plan, safety[0].splitlines()[0][:160])
@@ -200,8 +204,7 @@ def lost(processes: int) -> list[str]:
 
 def _still(name: str) -> tuple[str, bool]:
     kept = read()[name]
-    found = failures(BUGS[name], kept.seed, kept.plan)
-    found = [text for text in found if not late(text)]
+    found = unsafe(BUGS[name], kept.seed, kept.plan)
     return name, bool(found) and run_seed(kept.seed, plan=kept.plan).ok
 
 
@@ -225,6 +228,7 @@ def main() -> None:
     parser.add_argument("--refresh", action="store_true", help="search for those that were lost")
     parser.add_argument("--table", action="store_true", help="print the table of docs/SIMULATION")
     options = parser.parse_args()
+    start = time.monotonic()
     known = read()
     if options.table:
         print(table(known))
@@ -234,7 +238,8 @@ def main() -> None:
         gone = lost(options.processes)
         print(f"lost: {' '.join(gone) or 'none'}", flush=True)
         names = [*gone, *(name for name in names if name not in gone)]
-    found = search(names, options.seeds, options.limit_s, options.processes)
+    limit_s = options.limit_s - (time.monotonic() - start)
+    found = search(names, options.seeds, limit_s, options.processes)
     kept = {name: one for name, one in read().items() if not options.refresh or name not in names}
     write({**kept, **found})
 
