@@ -46,7 +46,7 @@ HEAD: Final = """\
 """
 # A bug that only makes the cluster stand still may be an accident of its edit: not counted.
 LIVENESS: Final = ("not within", "while waiting", "progress", "resume gate", "the run itself")
-ROUND_SEEDS: Final = 6  # The search gives each bug so many seeds in turn.
+ROUND_SEEDS: Final = 4  # The search gives each bug so many seeds in turn.
 
 
 # Planting
@@ -160,17 +160,18 @@ def unsafe(bug: Bug, seed: int, plan: Plan) -> list[str]:
     return [text for text in failures(bug, seed, plan) if not late(text)]
 
 
-Try = tuple[str, int]
+Try = tuple[str, int, int]
 
 
 def attempt(wanted: Try) -> tuple[str, Found | None]:
-    """Run one seed with a bug, and without it when it failed."""
-    name, seed = wanted
-    plan = plan_of(name, seed)
-    safety = unsafe(BUGS[name], seed, plan)
-    if not safety or not run_seed(seed, plan=plan).ok:
-        return name, None
-    return name, Found(name, seed, seed, plan, safety[0].splitlines()[0][:160])
+    """Run seeds with a bug until one finds it; that one without it, too."""
+    name, first, last = wanted
+    for seed in range(first, last + 1):
+        plan = plan_of(name, seed)
+        safety = unsafe(BUGS[name], seed, plan)
+        if safety and run_seed(seed, plan=plan).ok:
+            return name, Found(name, seed, seed, plan, safety[0].splitlines()[0][:160])
+    return name, None
 
 
 def search(names: Sequence[str], seeds: int, limit_s: float, processes: int) -> dict[str, Found]:
@@ -180,10 +181,9 @@ def search(names: Sequence[str], seeds: int, limit_s: float, processes: int) -> 
     with multiprocessing.get_context("fork").Pool(processes, maxtasksperchild=20) as pool:
         for first in range(1, seeds + 1, ROUND_SEEDS):
             last = min(first + ROUND_SEEDS - 1, seeds)
-            left = [name for name in names if name not in found]
-            tries = [(name, seed) for name in left for seed in range(first, last + 1)]
+            tries = [(name, first, last) for name in names if name not in found]
             for name, one in pool.imap_unordered(attempt, tries):
-                if one is not None and (name not in found or one.seed < found[name].seed):
+                if one is not None:
                     found[name] = one
                     print(f"{name}: seed {one.seed}: {one.what}", flush=True)
                 if time.monotonic() > end:
