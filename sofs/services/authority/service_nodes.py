@@ -398,7 +398,9 @@ class Nodes:
 
     async def detach(self, incarnation: bytes, handles: Sequence[HandleRef], code: str) -> None:
         """Make a node let go of handles: it drained them and sent everything, or its log is
-        sealed."""
+        sealed. The replies that gave it the handles leave when they are durable, and have to reach
+        it before: else it knows of nothing to let go of, and then hears of a handle that lives."""
+        await self._group.settled()
         bound = [BoundHandle(handle.handle, handle.generation) for handle in handles]
         answer = await self._ask(incarnation, Detach(bound, code), "detach")
         if answer is None:

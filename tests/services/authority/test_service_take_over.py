@@ -10,6 +10,8 @@ from authority_cluster import PeerNode, World, world
 
 from sofs.core import messages as m
 from sofs.errors import DeletePending, FileClosed, ObjectNameNotFound, SharingViolation, SofsError
+from sofs.ids import Sequence
+from sofs.services.authority.blocked import Blocked
 
 APP = b"i" * 16
 OLD, NEW, OTHER = b"o" * 16, b"n" * 16, b"x" * 16
@@ -123,3 +125,53 @@ async def test_who_waits_for_a_lock_of_an_older_instance_gets_it_when_a_newer_on
         await opened(node, open_request(1, NEW, app=APP))
         assert isinstance(await asyncio.wait_for(waiter, 20), m.Done)
         await node.die()
+
+
+async def test_a_node_hears_of_a_reclaimed_handle_before_it_is_told_to_let_go_of_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with world(tmp_path) as w:
+        one = await one_node(w)
+        two, three = await PeerNode(w, "n2").join(), await PeerNode(w, "n3").join()
+        request = open_request(1, OLD, app=APP)
+        old = await opened(one, request)
+        await three.call(m.Mkdir(caller(NEW, 1), "/known"))
+        await one.call(m.Disconnected([m.BoundHandle(old, 1)]))
+        assert two.channel is not None
+        active = w.parts["coordinator"].active
+        assert active is not None
+        durable_now, blocked = asyncio.Event(), asyncio.Event()
+        durable, clear = active.group.log.durable, active.nodes.clear
+
+        async def held(sequence: Sequence) -> None:
+            await durable_now.wait()
+            await durable(sequence)
+
+        async def cleared(what: Blocked) -> None:
+            blocked.set()
+            await clear(what)
+
+        monkeypatch.setattr(active.group.log, "durable", held)
+        monkeypatch.setattr(active.nodes, "clear", cleared)
+        item = m.ReclaimItem(old, request.create_guid)
+        reclaimed = two.channel.begin(m.Reclaim(caller(OLD, 2), [item]))
+        told_before: list[bool] = []
+        seen = two.asked
+
+        class Asked(list[m.Message]):
+            def append(self, body: m.Message) -> None:
+                if isinstance(body, m.Detach):
+                    told_before.append(reclaimed.done())
+                seen.append(body)
+
+        two.asked = Asked()
+        await w.until("the reclaim ran", lambda: active.state.handle_node(old) == two.incarnation)
+        newer = asyncio.ensure_future(opened(three, open_request(2, NEW, app=APP, share=0)))
+        await blocked.wait()
+        for _ in range(100):  # Whatever is sent at once is sent.
+            await asyncio.sleep(0)
+        durable_now.set()
+        await newer
+        assert told_before == [True], "else it binds the handle behind its end, and writes go on"
+        for node in (one, two, three):
+            await node.die()
