@@ -69,7 +69,11 @@ def test_reported_damage_that_nobody_did_fails_the_run() -> None:
     failed: list[str] = []
     owner = SimProcess.__new__(SimProcess)
     owner.dead, owner.name = False, "node-1"
-    world = SimpleNamespace(loop=SimpleNamespace(current=owner), fail=failed.append)
+    world = SimpleNamespace(
+        loop=SimpleNamespace(current=owner),
+        fail=failed.append,
+        damaged=SimpleNamespace(happened=False),
+    )
     handler = DamageHandler(lambda: cast(World, world))
     for text in ("$corrupt: page 4", "something else"):
         handler.emit(logging.LogRecord("sofs", logging.ERROR, "", 0, text, None, None))
