@@ -44,7 +44,16 @@ from fs_draws import (
     times,
     troubles,
 )
-from fs_model import FENCED, UNSUPPORTED, Handle, Inode, Model, Refused, serial_bytes
+from fs_model import (
+    FENCED,
+    UNSUPPORTED,
+    Handle,
+    Inode,
+    Model,
+    Refused,
+    same_info,
+    serial_bytes,
+)
 from fs_world import AUTHORITIES, NODES, SimWorld, Trouble, World
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
@@ -324,7 +333,7 @@ class FileSystemMachine(RuleBasedStateMachine):
             client,
             work,
             told,
-            lambda info, handle: self._same_info(info, handle.inode),
+            lambda info, handle: same_info(info, handle.inode),
             names=[path],
             passes_gate=self.model.takes_over(life, path, app),
         )
@@ -797,20 +806,6 @@ class FileSystemMachine(RuleBasedStateMachine):
         assert not left, left
 
     # Comparing --------------------------------------------------------------------------------
-
-    def _same_info(self, info: FileInfo, inode: Inode) -> None:
-        assert info.is_directory == inode.directory
-        assert info.size == len(inode.data), f"{info.size} bytes, not {len(inode.data)}"
-        assert info.attributes == inode.attributes
-        assert info.ino == inode.ino or not inode.ino, "it is another file"
-        inode.ino = info.ino
-        found = {
-            "modified": info.modified_ns,
-            "created": info.created_ns,
-            "accessed": info.accessed_ns,
-        }
-        for name, at in inode.times.items():
-            assert found[name] == at, f"{name}: {found[name]}, not {at}"
 
 
 def _equal(found: Any, wanted: Any) -> None:

@@ -19,6 +19,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
+from sofs.core.messages import FileInfo
+
 FENCED: Final = "FILE_NOT_AVAILABLE"
 UNSUPPORTED: Final = "unsupported"  # What the mode of a file forbids: no code of the wire.
 READ_ONLY: Final = 1
@@ -555,3 +557,19 @@ def serial_bytes(numbers: Iterator[int], length: int) -> bytes:
     """Data that no other write has, as far as its length allows."""
     piece = f"{next(numbers):07d};".encode()
     return bytes(itertools.islice(itertools.cycle(piece), length))
+
+
+def same_info(info: FileInfo, inode: Inode) -> None:
+    """What was told of a file is what the model knows of it."""
+    assert info.is_directory == inode.directory
+    assert info.size == len(inode.data), f"{info.size} bytes, not {len(inode.data)}"
+    assert info.attributes == inode.attributes
+    assert info.ino == inode.ino or not inode.ino, "it is another file"
+    inode.ino = info.ino
+    found = {
+        "modified": info.modified_ns,
+        "created": info.created_ns,
+        "accessed": info.accessed_ns,
+    }
+    for name, at in inode.times.items():
+        assert found[name] == at, f"{name}: {found[name]}, not {at}"
