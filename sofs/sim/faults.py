@@ -182,10 +182,11 @@ class Faults:
                 trap = Trap(process, "pwritev", LOGS, True, 1, lambda *_: traps.lay(then))
             traps.lay(trap)
 
-    def pause(self, processes: Sequence[SimProcess | None]) -> None:
+    def pause(self, processes: Sequence[SimProcess | None], late_ms: int = 0) -> None:
         """Processes stop for a while, with some of the clients, as those do whose machine is
         moved: nobody among them knows that time has passed."""
-        ms, late_ms = self._steps.choice((700, 2_000)), self._steps.choice((1, 20))
+        ms = self._steps.choice((700, 2_000))
+        late_ms = late_ms or self._steps.choice((1, 20))
         clients = [c for c in self._clients() if self._steps.random() < 0.5]
         loop = self.world.loop
         for process in [*processes, *clients]:
@@ -201,7 +202,7 @@ class Faults:
         chosen = self._pick("node", COORDINATOR, RESUME_KEY)
         if chosen is not None:
             on_it = [p.process for p in self.cluster.running() if p.host == chosen.host]
-            self.pause(on_it)
+            self.pause(on_it, 20)
 
     def seal_race(self) -> None:
         """A process freezes between two of its writes, goes on when another one has synced what it

@@ -165,10 +165,10 @@ FOCUS: Final[dict[str, dict[str, Any]]] = {
     },
     "superseded-node-answers": {
         **_PAUSES,
-        "faults": ["pause-at-step", "pause-host"],
-        "delay_us": 5_000.0,
-        "think_ms": 5.0,
-        "fault_every_ms": 700.0,
+        "faults": ["isolate"],
+        "fault_every_ms": 1_500.0,
+        "think_ms": 60.0,
+        "machines": 1,
     },
     "sealed-node-commits": _SPLITS,
     "recall-answered-by-next-incarnation": {
