@@ -133,8 +133,7 @@ class Watch:
                 continue
             self.served[active.claim.epoch] = None
             self._gate(active, process)
-            problem = disconnected(self._cluster, active)
-            if problem:
+            for problem in disconnected(self._cluster, active):
                 self._cluster.world.fail(problem)
 
     def _gate(self, active: Any, process: SimProcess) -> None:
@@ -161,8 +160,10 @@ def _shown(event: GateEvent) -> tuple[str, int, bool]:
     return event.phase, event.open_handles, event.accepting
 
 
-def disconnected(cluster: Cluster, active: Any) -> str:
-    """A handle that a registered node serves to a live session is no absent client's."""
+def disconnected(cluster: Cluster, active: Any) -> list[str]:
+    """Handles that a registered node serves to a live session, and that count as an absent
+    client's. (One that is being reclaimed may be told of by either.)"""
+    found: list[str] = []
     away: dict[int, int] | None = None
     for part in cluster.running("node"):
         made = part.part
@@ -170,17 +171,19 @@ def disconnected(cluster: Cluster, active: Any) -> str:
         if node is None or node.ended.done() or active.nodes.link(node.incarnation) is None:
             continue
         for handle in node.table.handles.values():
-            if handle.leaving or handle.session is None or not handle.session.alive:
+            if handle.leaving or handle.reclaiming:
+                continue
+            if handle.session is None or not handle.session.alive:
                 continue
             if away is None:
                 sql = "SELECT handle,generation FROM handle WHERE log_id=0"
                 away = dict(active._database.execute(sql))
             if away.get(handle.number) == handle.generation:
-                return (
+                found.append(
                     f"handle {handle.number} was disconnected, though {part.name} serves it in "
                     f"generation {handle.generation} to a client that is there"
                 )
-    return ""
+    return found
 
 
 class DamageHandler(logging.Handler):

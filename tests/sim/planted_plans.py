@@ -165,10 +165,10 @@ FOCUS: Final[dict[str, dict[str, Any]]] = {
     },
     "superseded-node-answers": {
         **_PAUSES,
+        "workloads": ["overwrites"],
         "faults": ["isolate"],
-        "fault_every_ms": 1_500.0,
-        "think_ms": 60.0,
-        "machines": 1,
+        "fault_every_ms": 1_000.0,
+        "think_ms": 30.0,
     },
     "sealed-node-commits": _SPLITS,
     "recall-answered-by-next-incarnation": {
