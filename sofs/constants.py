@@ -47,6 +47,8 @@ HANDLE_LOCKS_MAX: Final = 1024
 CORRUPT_PLACES_MAX: Final = 10_000  # Damaged places a volume remembers; further ones are counted.
 CORRUPT_TEXT_BYTES_MAX: Final = 512  # The name of a damaged object.
 CORRUPT_REPORT_PLACES_MAX: Final = 64  # In one report.
+SHARES_MAX: Final = 1000  # Of a cluster.
+SHARES_LOOK_MS: Final = 1000  # Between two looks of a node at the table of shares.
 CLIENT_KEEP_MS: Final = 24 * 3600 * 1000  # An idle client's row.
 
 # Data path: how far a node may run ahead of the authority (bounds the tail of a take-over).
