@@ -75,6 +75,7 @@ class Part:
             "address": self._part.address if self._part is not None else "",
             "state": self._state,
             "detail": [f"problem={self._problem}"] if self._problem else [],
+            "machine": ray.get_runtime_context().get_node_id(),
         }
 
     # Life

@@ -57,10 +57,14 @@ class RayPlatform:
             raise Unavailable(f"{what}: {type(error).__name__}: {error}") from error
 
     async def machines(self) -> list[Machine]:
-        nodes = await self._call("list Ray nodes", ray.nodes)
+        nodes, draining = await self._call("list Ray nodes", _nodes_and_draining)
         return sorted(
             (
-                Machine(str(node["NodeID"]), str(node.get("Labels", {}).get(NAME_LABEL, "")))
+                Machine(
+                    str(node["NodeID"]),
+                    str(node.get("Labels", {}).get(NAME_LABEL, "")),
+                    str(node["NodeID"]) in draining,
+                )
                 for node in nodes
                 if node["Alive"] and node["Resources"].get(NODE_RESOURCE)
             ),
@@ -77,6 +81,7 @@ class RayPlatform:
             role=order.role,
             name=order.name,
             address=order.address,
+            volume=order.volume or self._leader.volume,
             access_point=list(order.access_point),
             witnesses=list(order.witnesses),
             machine=order.machine,
@@ -113,4 +118,13 @@ class RayPlatform:
         except Exception as error:
             self._handles.pop(name, None)
             raise Unavailable(f"{name} does not answer: {type(error).__name__}") from error
-        return PartFacts(facts["pid"], facts["address"], facts["state"], facts["detail"])
+        return PartFacts(
+            facts["pid"], facts["address"], facts["state"], facts["detail"], facts["machine"]
+        )
+
+
+def _nodes_and_draining() -> tuple[list[dict[str, Any]], list[str]]:
+    """All Ray nodes, and the ids of those that `ray drain-node`, an autoscaler or a preemption
+    notice wants to be left. A node that is drained serves on until its deadline."""
+    nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
+    return nodes, [str(node) for node in ray._private.state.state.get_draining_nodes()]

@@ -14,7 +14,10 @@ from sofs.core.message_parts import (
     DnsMember,
     Interface,
     LogEntry,
+    MachineInfo,
     PartStatus,
+    ShareInfo,
+    VolumeInfo,
 )
 
 # Resume-key service: follower <-> active authority
@@ -259,3 +262,86 @@ class PartStateReply(Message):
     state: str = ""
     facts: list[str] = field(default_factory=list)
     """``name=value`` lines: role, epoch, lag, gate phase, counters."""
+
+
+# What an operator wants, to the leader: a ``token`` makes a request that is sent again the same one
+
+
+@message(182)
+@dataclass(slots=True)
+class ListShares(Message):
+    """-> ShareList."""
+
+
+@message(183)
+@dataclass(slots=True)
+class ShareList(Message):
+    """All shares, as published under (``epoch``, ``version``). After a change: ``reached``, the
+    parts that have it, and ``waiting``, those that did not say so yet; they look by themselves."""
+
+    epoch: int = 0
+    version: int = 0
+    shares: list[ShareInfo] = field(default_factory=list)
+    reached: list[str] = field(default_factory=list)
+    waiting: list[str] = field(default_factory=list)
+
+
+@message(184)
+@dataclass(slots=True)
+class ChangeShare(Message):
+    """-> ShareList. ``action`` 1 create, 2 change (all settings), 3 remove (by name)."""
+
+    token: bytes = b""
+    action: int = 0
+    share: ShareInfo = field(default_factory=ShareInfo)
+
+
+@message(185)
+@dataclass(slots=True)
+class LookAtShares(Message):
+    """Leader -> node or witness, -> SharesSeen: there is a newer table on the cluster root."""
+
+
+@message(186)
+@dataclass(slots=True)
+class SharesSeen(Message):
+    """The version of the table that this part goes by now."""
+
+    epoch: int = 0
+    version: int = 0
+
+
+@message(187)
+@dataclass(slots=True)
+class ListMachines(Message):
+    """-> MachineList."""
+
+
+@message(188)
+@dataclass(slots=True)
+class MachineList(Message):
+    machines: list[MachineInfo] = field(default_factory=list)
+    avoided: list[str] = field(default_factory=list)
+    """All names that are drained, those that are not there too."""
+
+
+@message(189)
+@dataclass(slots=True)
+class ChangeMachine(Message):
+    """-> MachineList. Drain the machine of that name, or let it serve again."""
+
+    token: bytes = b""
+    machine: str = ""
+    avoided: bool = False
+
+
+@message(190)
+@dataclass(slots=True)
+class ListVolumes(Message):
+    """-> VolumeList."""
+
+
+@message(191)
+@dataclass(slots=True)
+class VolumeList(Message):
+    volumes: list[VolumeInfo] = field(default_factory=list)

@@ -296,6 +296,39 @@ class PartStatus:
 
 
 @dataclass(slots=True)
+class ShareInfo:
+    """A share: a name on a volume, and how it is served. ``available``: continuously."""
+
+    name: str = ""
+    volume: str = ""
+    read_only: bool = False
+    available: bool = False
+
+
+@dataclass(slots=True)
+class MachineInfo:
+    """A machine as the leader sees it. ``slot`` 0: it does not serve. ``draining``: the platform
+    says that it will leave; ``avoided``: an operator drains it."""
+
+    name: str = ""
+    id: str = ""
+    slot: int = 0
+    draining: bool = False
+    avoided: bool = False
+    parts: list[str] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class VolumeInfo:
+    """A volume, the machines of its coordinator and its resume-key, and its shares."""
+
+    name: str = ""
+    coordinator: str = ""
+    resume_key: str = ""
+    shares: list[str] = field(default_factory=list)
+
+
+@dataclass(slots=True)
 class LogEntry:
     sequence: int = 0
     payload: bytes = b""

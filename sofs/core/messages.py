@@ -19,15 +19,18 @@ from dataclasses import dataclass, field
 
 # fmt: off
 from sofs.core.control_messages import (  # isort: skip
-    AsyncNotify as AsyncNotify, CheckpointTaken as CheckpointTaken, ClusterStatus as ClusterStatus,
-    ClusterStatusReply as ClusterStatusReply, CorruptList as CorruptList, Entries as Entries, Follow
-    as Follow, FollowReply as FollowReply, Followed as Followed, GetInterfaceList as
-    GetInterfaceList, HandBack as HandBack, HandBackReply as HandBackReply, InterfaceList as
-    InterfaceList, ListCorrupt as ListCorrupt, ListMembers as ListMembers, MemberList as MemberList,
-    Notification as Notification, PartState as PartState, PartStateReply as PartStateReply,
-    RegisterMember as RegisterMember, RegisterMemberReply as RegisterMemberReply, RegisterWitness as
-    RegisterWitness, RegisterWitnessReply as RegisterWitnessReply, SetMembers as SetMembers,
-    UnregisterWitness as UnregisterWitness,
+    AsyncNotify as AsyncNotify, ChangeMachine as ChangeMachine, ChangeShare as ChangeShare,
+    CheckpointTaken as CheckpointTaken, ClusterStatus as ClusterStatus, ClusterStatusReply as
+    ClusterStatusReply, CorruptList as CorruptList, Entries as Entries, Follow as Follow,
+    FollowReply as FollowReply, Followed as Followed, GetInterfaceList as GetInterfaceList, HandBack
+    as HandBack, HandBackReply as HandBackReply, InterfaceList as InterfaceList, ListCorrupt as
+    ListCorrupt, ListMachines as ListMachines, ListMembers as ListMembers, ListShares as ListShares,
+    ListVolumes as ListVolumes, LookAtShares as LookAtShares, MachineList as MachineList, MemberList
+    as MemberList, Notification as Notification, PartState as PartState, PartStateReply as
+    PartStateReply, RegisterMember as RegisterMember, RegisterMemberReply as RegisterMemberReply,
+    RegisterWitness as RegisterWitness, RegisterWitnessReply as RegisterWitnessReply, SetMembers as
+    SetMembers, ShareList as ShareList, SharesSeen as SharesSeen, UnregisterWitness as
+    UnregisterWitness, VolumeList as VolumeList,
 )
 from sofs.core.message_base import (  # isort: skip
     MESSAGES as MESSAGES, Message as Message, message as message,
@@ -38,9 +41,10 @@ from sofs.core.message_parts import (  # isort: skip
     CorruptPlace, CreateAction as CreateAction, DataRange as DataRange, DirectoryEntry as
     DirectoryEntry, Disposition as Disposition, DnsMember as DnsMember, FileCommit as FileCommit,
     FileInfo as FileInfo, Grant as Grant, HeldLock as HeldLock, Interface as Interface, LockRange as
-    LockRange, LogEntry as LogEntry, LogInfo as LogInfo, OpenOptions as OpenOptions, PartStatus as
-    PartStatus, ReclaimItem as ReclaimItem, ReclaimResult as ReclaimResult, Share as Share, Signed
-    as Signed, TokenMode as TokenMode, Window as Window,
+    LockRange, LogEntry as LogEntry, LogInfo as LogInfo, MachineInfo as MachineInfo, OpenOptions as
+    OpenOptions, PartStatus as PartStatus, ReclaimItem as ReclaimItem, ReclaimResult as
+    ReclaimResult, Share as Share, ShareInfo as ShareInfo, Signed as Signed, TokenMode as TokenMode,
+    VolumeInfo as VolumeInfo, Window as Window,
 )
 # fmt: on
 

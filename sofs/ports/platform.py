@@ -14,10 +14,12 @@ from typing import Protocol
 @dataclass(frozen=True, slots=True)
 class Machine:
     """A place for parts that is alive: one Ray node. ``name`` is what an operator calls it (""
-    when nothing was said); ``id`` is never used again for another."""
+    when nothing was said); ``id`` is never used again for another. ``draining``: it is about to
+    leave."""
 
     id: str
     name: str = ""
+    draining: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,18 +30,20 @@ class PartOrder:
     role: str
     machine: str
     address: str
+    volume: str = ""
     access_point: tuple[str, ...] = ()
     witnesses: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class PartFacts:
-    """What a part's process says of itself."""
+    """What a part's process says of itself. ``machine``: where it runs, "" if it does not know."""
 
     pid: int = 0
     address: str = ""
     state: str = ""
     detail: list[str] = field(default_factory=list)
+    machine: str = ""
 
 
 class Platform(Protocol):

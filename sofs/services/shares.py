@@ -20,6 +20,7 @@ from collections.abc import Callable
 from typing import Final
 
 from sofs.constants import SHARES_LOOK_MS
+from sofs.core.messages import Message, SharesSeen
 from sofs.core.share_table import (
     SHARES_FOLDER,
     ShareTable,
@@ -121,6 +122,11 @@ class ShareView:
             self.table = table
             for tell in list(self._listeners.values()):
                 tell(table)
+
+    async def seen(self) -> Message:
+        """Look, and answer ``LookAtShares``."""
+        table = await self.look()
+        return SharesSeen(table.epoch, table.version)
 
     def on_change(self, who: object, tell: Callable[[ShareTable], None]) -> None:
         """Call ``tell`` with each newer table, until ``forget(who)``."""

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from . import common_pb2 as sofs_dot_v1_dot_common__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x15sofs/v1/cluster.proto\x12\x07sofs.v1\x1a\x14sofs/v1/common.proto\"z\n\nPartStatus\x12\x0c\n\x04part\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x03 \x01(\t\x12\x13\n\x0bincarnation\x18\x04 \x01(\x0c\x12\x0b\n\x03pid\x18\x05 \x01(\x04\x12\r\n\x05state\x18\x06 \x01(\t\x12\x0e\n\x06\x64\x65tail\x18\x07 \x01(\t\"\x0f\n\rClusterStatus\"H\n\x12\x43lusterStatusReply\x12\x0e\n\x06run_id\x18\x01 \x01(\x0c\x12\"\n\x05parts\x18\x02 \x03(\x0b\x32\x13.sofs.v1.PartStatus\"\r\n\x0bListCorrupt\"C\n\x0b\x43orruptList\x12%\n\x06places\x18\x01 \x03(\x0b\x32\x15.sofs.v1.CorruptPlace\x12\r\n\x05total\x18\x02 \x01(\x04\"\x0b\n\tPartState\"_\n\x0ePartStateReply\x12\x0c\n\x04part\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x13\n\x0bincarnation\x18\x03 \x01(\x0c\x12\r\n\x05state\x18\x04 \x01(\t\x12\r\n\x05\x66\x61\x63ts\x18\x05 \x03(\tb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x15sofs/v1/cluster.proto\x12\x07sofs.v1\x1a\x14sofs/v1/common.proto\"z\n\nPartStatus\x12\x0c\n\x04part\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x03 \x01(\t\x12\x13\n\x0bincarnation\x18\x04 \x01(\x0c\x12\x0b\n\x03pid\x18\x05 \x01(\x04\x12\r\n\x05state\x18\x06 \x01(\t\x12\x0e\n\x06\x64\x65tail\x18\x07 \x01(\t\"\x0f\n\rClusterStatus\"H\n\x12\x43lusterStatusReply\x12\x0e\n\x06run_id\x18\x01 \x01(\x0c\x12\"\n\x05parts\x18\x02 \x03(\x0b\x32\x13.sofs.v1.PartStatus\"\r\n\x0bListCorrupt\"C\n\x0b\x43orruptList\x12%\n\x06places\x18\x01 \x03(\x0b\x32\x15.sofs.v1.CorruptPlace\x12\r\n\x05total\x18\x02 \x01(\x04\"\x0b\n\tPartState\"_\n\x0ePartStateReply\x12\x0c\n\x04part\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x13\n\x0bincarnation\x18\x03 \x01(\x0c\x12\r\n\x05state\x18\x04 \x01(\t\x12\r\n\x05\x66\x61\x63ts\x18\x05 \x03(\t\"O\n\tShareInfo\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06volume\x18\x02 \x01(\t\x12\x11\n\tread_only\x18\x03 \x01(\x08\x12\x11\n\tavailable\x18\x04 \x01(\x08\"\x0c\n\nListShares\"q\n\tShareList\x12\r\n\x05\x65poch\x18\x01 \x01(\x04\x12\x0f\n\x07version\x18\x02 \x01(\x04\x12\"\n\x06shares\x18\x03 \x03(\x0b\x32\x12.sofs.v1.ShareInfo\x12\x0f\n\x07reached\x18\x04 \x03(\t\x12\x0f\n\x07waiting\x18\x05 \x03(\t\"O\n\x0b\x43hangeShare\x12\r\n\x05token\x18\x01 \x01(\x0c\x12\x0e\n\x06\x61\x63tion\x18\x02 \x01(\x04\x12!\n\x05share\x18\x03 \x01(\x0b\x32\x12.sofs.v1.ShareInfo\"\x0e\n\x0cLookAtShares\",\n\nSharesSeen\x12\r\n\x05\x65poch\x18\x01 \x01(\x04\x12\x0f\n\x07version\x18\x02 \x01(\x04\"g\n\x0bMachineInfo\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\n\n\x02id\x18\x02 \x01(\t\x12\x0c\n\x04slot\x18\x03 \x01(\x04\x12\x10\n\x08\x64raining\x18\x04 \x01(\x08\x12\x0f\n\x07\x61voided\x18\x05 \x01(\x08\x12\r\n\x05parts\x18\x06 \x03(\t\"\x0e\n\x0cListMachines\"F\n\x0bMachineList\x12&\n\x08machines\x18\x01 \x03(\x0b\x32\x14.sofs.v1.MachineInfo\x12\x0f\n\x07\x61voided\x18\x02 \x03(\t\"@\n\rChangeMachine\x12\r\n\x05token\x18\x01 \x01(\x0c\x12\x0f\n\x07machine\x18\x02 \x01(\t\x12\x0f\n\x07\x61voided\x18\x03 \x01(\x08\"S\n\nVolumeInfo\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x13\n\x0b\x63oordinator\x18\x02 \x01(\t\x12\x12\n\nresume_key\x18\x03 \x01(\t\x12\x0e\n\x06shares\x18\x04 \x03(\t\"\r\n\x0bListVolumes\"2\n\nVolumeList\x12$\n\x07volumes\x18\x01 \x03(\x0b\x32\x13.sofs.v1.VolumeInfob\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -46,4 +46,30 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_PARTSTATE']._serialized_end=366
   _globals['_PARTSTATEREPLY']._serialized_start=368
   _globals['_PARTSTATEREPLY']._serialized_end=463
+  _globals['_SHAREINFO']._serialized_start=465
+  _globals['_SHAREINFO']._serialized_end=544
+  _globals['_LISTSHARES']._serialized_start=546
+  _globals['_LISTSHARES']._serialized_end=558
+  _globals['_SHARELIST']._serialized_start=560
+  _globals['_SHARELIST']._serialized_end=673
+  _globals['_CHANGESHARE']._serialized_start=675
+  _globals['_CHANGESHARE']._serialized_end=754
+  _globals['_LOOKATSHARES']._serialized_start=756
+  _globals['_LOOKATSHARES']._serialized_end=770
+  _globals['_SHARESSEEN']._serialized_start=772
+  _globals['_SHARESSEEN']._serialized_end=816
+  _globals['_MACHINEINFO']._serialized_start=818
+  _globals['_MACHINEINFO']._serialized_end=921
+  _globals['_LISTMACHINES']._serialized_start=923
+  _globals['_LISTMACHINES']._serialized_end=937
+  _globals['_MACHINELIST']._serialized_start=939
+  _globals['_MACHINELIST']._serialized_end=1009
+  _globals['_CHANGEMACHINE']._serialized_start=1011
+  _globals['_CHANGEMACHINE']._serialized_end=1075
+  _globals['_VOLUMEINFO']._serialized_start=1077
+  _globals['_VOLUMEINFO']._serialized_end=1160
+  _globals['_LISTVOLUMES']._serialized_start=1162
+  _globals['_LISTVOLUMES']._serialized_end=1175
+  _globals['_VOLUMELIST']._serialized_start=1177
+  _globals['_VOLUMELIST']._serialized_end=1227
 # @@protoc_insertion_point(module_scope)

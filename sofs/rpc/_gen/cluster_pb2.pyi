@@ -67,3 +67,115 @@ class PartStateReply(_message.Message):
     state: str
     facts: _containers.RepeatedScalarFieldContainer[str]
     def __init__(self, part: _Optional[str] = ..., name: _Optional[str] = ..., incarnation: _Optional[bytes] = ..., state: _Optional[str] = ..., facts: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class ShareInfo(_message.Message):
+    __slots__ = ("name", "volume", "read_only", "available")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    VOLUME_FIELD_NUMBER: _ClassVar[int]
+    READ_ONLY_FIELD_NUMBER: _ClassVar[int]
+    AVAILABLE_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    volume: str
+    read_only: bool
+    available: bool
+    def __init__(self, name: _Optional[str] = ..., volume: _Optional[str] = ..., read_only: _Optional[bool] = ..., available: _Optional[bool] = ...) -> None: ...
+
+class ListShares(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class ShareList(_message.Message):
+    __slots__ = ("epoch", "version", "shares", "reached", "waiting")
+    EPOCH_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    SHARES_FIELD_NUMBER: _ClassVar[int]
+    REACHED_FIELD_NUMBER: _ClassVar[int]
+    WAITING_FIELD_NUMBER: _ClassVar[int]
+    epoch: int
+    version: int
+    shares: _containers.RepeatedCompositeFieldContainer[ShareInfo]
+    reached: _containers.RepeatedScalarFieldContainer[str]
+    waiting: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, epoch: _Optional[int] = ..., version: _Optional[int] = ..., shares: _Optional[_Iterable[_Union[ShareInfo, _Mapping]]] = ..., reached: _Optional[_Iterable[str]] = ..., waiting: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class ChangeShare(_message.Message):
+    __slots__ = ("token", "action", "share")
+    TOKEN_FIELD_NUMBER: _ClassVar[int]
+    ACTION_FIELD_NUMBER: _ClassVar[int]
+    SHARE_FIELD_NUMBER: _ClassVar[int]
+    token: bytes
+    action: int
+    share: ShareInfo
+    def __init__(self, token: _Optional[bytes] = ..., action: _Optional[int] = ..., share: _Optional[_Union[ShareInfo, _Mapping]] = ...) -> None: ...
+
+class LookAtShares(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class SharesSeen(_message.Message):
+    __slots__ = ("epoch", "version")
+    EPOCH_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    epoch: int
+    version: int
+    def __init__(self, epoch: _Optional[int] = ..., version: _Optional[int] = ...) -> None: ...
+
+class MachineInfo(_message.Message):
+    __slots__ = ("name", "id", "slot", "draining", "avoided", "parts")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    ID_FIELD_NUMBER: _ClassVar[int]
+    SLOT_FIELD_NUMBER: _ClassVar[int]
+    DRAINING_FIELD_NUMBER: _ClassVar[int]
+    AVOIDED_FIELD_NUMBER: _ClassVar[int]
+    PARTS_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    id: str
+    slot: int
+    draining: bool
+    avoided: bool
+    parts: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, name: _Optional[str] = ..., id: _Optional[str] = ..., slot: _Optional[int] = ..., draining: _Optional[bool] = ..., avoided: _Optional[bool] = ..., parts: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class ListMachines(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class MachineList(_message.Message):
+    __slots__ = ("machines", "avoided")
+    MACHINES_FIELD_NUMBER: _ClassVar[int]
+    AVOIDED_FIELD_NUMBER: _ClassVar[int]
+    machines: _containers.RepeatedCompositeFieldContainer[MachineInfo]
+    avoided: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, machines: _Optional[_Iterable[_Union[MachineInfo, _Mapping]]] = ..., avoided: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class ChangeMachine(_message.Message):
+    __slots__ = ("token", "machine", "avoided")
+    TOKEN_FIELD_NUMBER: _ClassVar[int]
+    MACHINE_FIELD_NUMBER: _ClassVar[int]
+    AVOIDED_FIELD_NUMBER: _ClassVar[int]
+    token: bytes
+    machine: str
+    avoided: bool
+    def __init__(self, token: _Optional[bytes] = ..., machine: _Optional[str] = ..., avoided: _Optional[bool] = ...) -> None: ...
+
+class VolumeInfo(_message.Message):
+    __slots__ = ("name", "coordinator", "resume_key", "shares")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    COORDINATOR_FIELD_NUMBER: _ClassVar[int]
+    RESUME_KEY_FIELD_NUMBER: _ClassVar[int]
+    SHARES_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    coordinator: str
+    resume_key: str
+    shares: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, name: _Optional[str] = ..., coordinator: _Optional[str] = ..., resume_key: _Optional[str] = ..., shares: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class ListVolumes(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class VolumeList(_message.Message):
+    __slots__ = ("volumes",)
+    VOLUMES_FIELD_NUMBER: _ClassVar[int]
+    volumes: _containers.RepeatedCompositeFieldContainer[VolumeInfo]
+    def __init__(self, volumes: _Optional[_Iterable[_Union[VolumeInfo, _Mapping]]] = ...) -> None: ...

@@ -14,10 +14,12 @@ from sofs.core.messages import (
     Hello,
     ListCorrupt,
     ListMembers,
+    LookAtShares,
     MemberList,
     Message,
     PartState,
     PartStateReply,
+    SharesSeen,
 )
 from sofs.errors import NotSupported, SofsError
 from sofs.ports.log import Claim
@@ -69,13 +71,38 @@ async def cluster_status(clock: Clock, transport: Transport, address: str) -> Cl
     )
 
 
-async def _ask(
-    clock: Clock, transport: Transport, address: str, body: Message, kind: type[R], limit_ms: int
+async def look_at_shares(
+    clock: Clock, transport: Transport, address: str, limit_ms: int
+) -> SharesSeen:
+    """Have the node or witness at ``address`` look at the table of shares now; Unavailable after
+    ``limit_ms``."""
+    return await _ask(clock, transport, address, LookAtShares(), SharesSeen, limit_ms)
+
+
+async def ask_leader(
+    clock: Clock, transport: Transport, claim: Claim, body: Message, kind: type[R], limit_ms: int
 ) -> R:
-    channel = await _open(clock, transport, address, b"", limit_ms)
+    """Ask the leader that holds ``claim``, and no other, something; Unavailable after
+    ``limit_ms``."""
+    return await _ask(clock, transport, claim.endpoint, body, kind, limit_ms, claim.incarnation)
+
+
+async def _ask(
+    clock: Clock,
+    transport: Transport,
+    address: str,
+    body: Message,
+    kind: type[R],
+    limit_ms: int,
+    target: bytes = b"",
+) -> R:
+    channel = await _open(clock, transport, address, target, limit_ms)
     try:
         return expect(
-            await within(clock, limit_ms, channel.call(body), f"state of {address}"), kind
+            await within(
+                clock, limit_ms, channel.call(body), f"{type(body).__name__} at {address}"
+            ),
+            kind,
         )
     finally:
         await channel.close()

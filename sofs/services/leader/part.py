@@ -13,18 +13,24 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
-from typing import Final
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any, Final
 
 from sofs.core.messages import (
+    ChangeMachine,
+    ChangeShare,
     ClusterStatus,
     ClusterStatusReply,
     HelloReply,
+    ListMachines,
+    ListShares,
+    ListVolumes,
+    Message,
     PartState,
     PartStateReply,
     PartStatus,
 )
-from sofs.errors import Corrupt, FormatRefused, NotSupported, SofsError
+from sofs.errors import Corrupt, FormatRefused, NotSupported, SofsError, Unavailable
 from sofs.ids import Epoch, Incarnation
 from sofs.ports.log import Claim
 from sofs.ports.platform import PartFacts
@@ -65,7 +71,6 @@ class LeaderPart:
         self._listener: Listener | None = None
         self._incarnation = b""
         self._former: dict[bytes, None] = {}
-        self._known: dict[str, PartFacts] = {}
         self.reign: Reign | None = None
         self.state = "starting"
         self.problem = ""
@@ -195,7 +200,7 @@ class LeaderPart:
             database.load(replay.image)
         database.apply_changesets(replay.changesets)
         writer = await env.fenced.open_log(claim, first_sequence=replay.position.sequence + 1)
-        reign = Reign(env, claim, database, writer, lineage, self._crash, self._transport)
+        reign = Reign(env, self._transport, claim, database, writer, lineage, self._crash)
         try:
             await reign.begin()
         except BaseException:
@@ -231,7 +236,28 @@ class LeaderPart:
         elif isinstance(body, ClusterStatus):
             channel.serve(envelope.call, self.status())
         else:
+            channel.serve(envelope.call, self._request(body))
+
+    def _request(self, body: Message) -> Coroutine[Any, Any, Message]:
+        """What an operator wants, for the desk of the life that leads."""
+        if not isinstance(
+            body, ListShares | ChangeShare | ListMachines | ChangeMachine | ListVolumes
+        ):
             raise NotSupported(f"the cluster service has no {type(body).__name__}")
+        if self.reign is None:
+            raise Unavailable(f"this leader is {self.state} and does not lead; look again")
+        desk = self.reign.desk
+        match body:
+            case ListShares():
+                return desk.shares()
+            case ChangeShare():
+                return desk.change_share(body)
+            case ListMachines():
+                return desk.machines()
+            case ChangeMachine():
+                return desk.change_machine(body)
+            case _:
+                return desk.volumes()
 
     def describe(self) -> PartStateReply:
         """State of the leader, for people and tests."""
@@ -239,7 +265,8 @@ class LeaderPart:
         reign = self.reign
         if reign is not None:
             slots = ",".join(f"{slot}:{m[:8]}" for slot, m in reign.state.slots().items())
-            facts += [f"epoch={reign.claim.epoch}", f"rounds={reign.rounds}", f"slots={slots}"]
+            facts += [f"epoch={reign.claim.epoch}", f"slots={slots}", *reign.counters.facts()]
+            facts += reign.desk.facts()
             facts.append(f"missing={','.join(reign.missing)}")
             if reign.registrar is not None and reign.roster is not None:
                 heard = reign.registrar.problem or f"told {reign.registrar.said}"
@@ -261,11 +288,8 @@ class LeaderPart:
         return ClusterStatusReply(self._env.settings.run_id, [me, *answered])
 
     async def _ask(self, role: str, name: str) -> PartStatus:
-        facts = self._known.get(name, PartFacts())
-        try:
-            facts = self._known[name] = await self._env.platform.describe(name)
-        except SofsError as error:
-            facts = PartFacts(facts.pid, facts.address, "away", [str(error)])
+        reign = self.reign
+        facts = await reign.describe(name) if reign is not None else PartFacts(state="away")
         status = PartStatus(role, name, facts.address, b"", facts.pid, facts.state)
         status.detail = " ".join(facts.detail)
         if facts.address:

@@ -1,16 +1,20 @@
 """One life of the leader as the owner of its claim: compare what should run with what runs, and
 mend the difference.
 
-Theory. Desired state (slots and placements) is durable before it is acted upon: a part is created
-only after the record that says where it belongs was acknowledged under this life's claim, so a
-leader that was superseded changes nothing more. Current state is never stored: each round asks the
-platform. A part that exists already is adopted, whoever made it. Nothing is forgotten because the
-platform does not answer; only an answer in which a machine is missing counts.
+Theory. Desired state is durable before it is acted upon: a part is created or ended only after the
+record that says so was acknowledged under this life's claim, and the claim is looked at again
+before each action; so a leader that was superseded acts no more (but for one action that it had
+begun, which its successor puts right). Current state is never stored: each round asks the platform.
+A part that exists already is adopted, whoever made it. Nothing is forgotten because the platform
+does not answer; only an answer in which a machine is missing counts.
 
-The loop runs in guarded stages: an error of the platform or the store ends the round, is kept for
-people (``problem``), and the next round comes after a pause that grows while errors last. A part
-whose creation did not help is created again with a growing pause of its own. An error that nobody
-expected ends the process: then the platform starts another leader, which begins from the store.
+Stages are guarded each by itself: rounds against the platform, the survey of parts (where do they
+run, at which address), and what operators want (``desk``) are tasks of their own, so that a dead
+Ray head keeps nobody from changing a share. An error of the platform or the store ends the round,
+is kept for people (``problem``), and the next round comes after a pause that grows while errors
+last. A part whose creation did not help is created again with a growing pause of its own
+(``orders``). An error that nobody expected ends the process: then the platform starts another
+leader, which begins from the store.
 
 Who belongs to the access point is told to its DNS part (``services/dns``): the slots that are held,
 each with its machine, once they are durable. Whoever lost its slot is not listed any more.
@@ -20,8 +24,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from typing import Final
 
 from sofs.core.entries import Boundary, CheckpointEntry, CheckpointRef, EntryCodec, Lineage
@@ -29,14 +33,28 @@ from sofs.core.messages import DnsMember, SetMembers
 from sofs.errors import SofsError, Unavailable
 from sofs.ids import Position
 from sofs.ports.log import Claim, FencedStore, LogWriter
-from sofs.ports.platform import Machine, PartOrder, Platform
+from sofs.ports.platform import Machine, PartFacts, PartOrder, Platform
 from sofs.ports.recovery import LogRecovery
 from sofs.ports.runtime import Clock, Entropy
 from sofs.ports.state import StateDatabase
 from sofs.ports.stream import Transport
 from sofs.services.authority.group_log import GroupLog
 from sofs.services.dns.registrar import Registrar
-from sofs.services.leader.plan import DNS, NODE, WITNESS, Placed, assign_slots, place
+from sofs.services.leader.desk import Desk
+from sofs.services.leader.orders import AGAIN_MS, Orders
+from sofs.services.leader.plan import (
+    DNS,
+    NODE,
+    PAIR,
+    WITNESS,
+    Desired,
+    Observed,
+    Placed,
+    Plan,
+    plan,
+    slot_of,
+    volume_of,
+)
 from sofs.services.leader.state import SCHEMA_VERSION, LeaderState
 from sofs.services.tasks import Tasks
 
@@ -45,8 +63,8 @@ log = logging.getLogger("sofs.leader")
 ROUND_MS: Final = 500
 ROUND_BUSY_MS: Final = 100  # While something is missing.
 BACKOFF_MS_MAX: Final = 5_000
-CREATE_AGAIN_MS: Final = 2_000  # A part that was ordered and does not show up.
-CREATE_AGAIN_MS_MAX: Final = 60_000
+SURVEY_MS: Final = 250  # Between two parts that are asked; those never asked go first.
+CREATE_AGAIN_MS: Final = AGAIN_MS
 ALONE_MS: Final = 10_000  # With one machine this long, the resume-key is made there too.
 HISTORY_EPOCHS_MAX: Final = 8  # Then the state is written as a checkpoint and old logs go.
 SLOTS_MAX: Final = 64
@@ -55,13 +73,15 @@ SLOTS_MAX: Final = 64
 @dataclass(frozen=True, slots=True)
 class LeaderSettings:
     """What ``sofs up`` tells the leader. ``base_epoch``: highest leader claim that it saw.
-    ``take_over``: claim although that claim's leader answers. Ports of nodes and witnesses; 0:
-    any. ``dns``: where the DNS part of ``access_point`` takes registrations; "" for none."""
+    ``take_over``: claim although that claim's leader answers. ``volumes``: of the root's table, the
+    first one first. Ports of nodes and witnesses; 0: any. ``dns``: where the DNS part of
+    ``access_point`` takes registrations; "" for none."""
 
     run_id: bytes
     base_epoch: int = 0
     take_over: bool = False
     wanted_nodes: int = 3
+    volumes: tuple[str, ...] = ("share",)
     node_port: int = 0
     witness_port: int = 0
     access_point: str = ""
@@ -83,25 +103,44 @@ class LeaderEnv:
     platform: Platform
 
 
+@dataclass(slots=True)
+class Counters:
+    """What a life did, for people and metrics; times in milliseconds."""
+
+    rounds: int = 0
+    rounds_failed: int = 0
+    round_ms: int = 0
+    round_ms_longest: int = 0
+    decisions: int = 0
+    created: int = 0
+    removed: int = 0
+
+    def facts(self) -> list[str]:
+        return [f"{name}={getattr(self, name)}" for name in self.__slots__]
+
+
 class Reign:
     """See the module. ``ended`` resolves with the reason when this life must act no more."""
 
     def __init__(
         self,
         env: LeaderEnv,
+        transport: Transport,
         claim: Claim,
         database: StateDatabase,
         writer: LogWriter,
         lineage: Lineage,
         on_crash: Callable[[BaseException], None],
-        transport: Transport | None = None,
     ) -> None:
         self.env = env
         self.claim = claim
         self.ended: asyncio.Future[SofsError] = asyncio.get_running_loop().create_future()
         self.problem = ""
-        self.rounds = 0
+        self.counters = Counters()
         self.missing: list[str] = []
+        self.machines: list[Machine] = []  # Of the last round.
+        self.running: dict[str, str] = {}
+        self.facts: dict[str, PartFacts] = {}
         self._on_crash = on_crash
         self._tasks = Tasks(f"leader-{claim.epoch}", self._crash)
         self._database = database
@@ -116,25 +155,46 @@ class Reign:
             lambda _placement, _bytes: None,
         )
         self.state = LeaderState(database)
-        self._ordered: dict[str, tuple[int, int]] = {}  # Name -> (ordered at, pause) in ms.
+        self.desk = Desk(self, transport, self._group, env.fenced, env.clock)
+        self._orders = Orders(CREATE_AGAIN_MS)
         self._alone_since: int | None = None
         self.roster: SetMembers | None = None
         self.registrar: Registrar | None = None
-        if env.settings.dns and transport is not None:
+        if env.settings.dns:
             self.registrar = Registrar(
                 env.clock, transport, env.settings.dns, "leader", lambda: self.roster, self._crash
             )
         writer.on_end(self._log_ended)
 
+    @property
+    def rounds(self) -> int:
+        """Rounds that ended well."""
+        return self.counters.rounds
+
+    async def check(self) -> None:
+        """Return if no successor had claimed at some moment after this call began; else raise."""
+        await self._writer.check()
+
     # Life
     # ------------------------------------------------------------------------------------------
 
     async def begin(self) -> None:
-        """Write the lineage: from then on this life owns the state. Then start reconciling."""
+        """Write the lineage: from then on this life owns the state. Take in what the root's table
+        of volumes has, publish the shares, then start reconciling."""
         placement = await self._group.write(self._lineage)
         if len(self._lineage.history) >= HISTORY_EPOCHS_MAX:
             await self._checkpoint(Position(self.claim.epoch, placement.sequence))
+        known = self.state.volumes()
+        fresh = [name for name in self.env.settings.volumes if name not in known]
+        if fresh:
+            await self._group.room()
+            with self._group.transaction():
+                for name in fresh:
+                    self.state.add_volume(name)
+            await self._group.settled()
+        await self.desk.publish()
         self._tasks.spawn(self._reconcile_forever(), "reconcile")
+        self._tasks.spawn(self._survey_forever(), "survey")
         if self.registrar is not None:
             self._tasks.spawn(self.registrar.run(), "registrar")
 
@@ -187,10 +247,11 @@ class Reign:
     async def _reconcile_forever(self) -> None:
         backoff = ROUND_MS
         while True:
+            began = self.env.clock.monotonic_ms()
             try:
-                await self._writer.check()
                 await self._round()
             except SofsError as error:
+                self.counters.rounds_failed += 1
                 if self._writer.ended is not None:
                     self._log_ended(self._writer.ended)
                     return
@@ -202,46 +263,68 @@ class Reign:
                 continue
             backoff = ROUND_MS
             self.problem = ""
-            self.rounds += 1
+            counters = self.counters
+            counters.rounds += 1
+            counters.round_ms = self.env.clock.monotonic_ms() - began
+            counters.round_ms_longest = max(counters.round_ms_longest, counters.round_ms)
             await self.env.clock.sleep_ms(ROUND_BUSY_MS if self.missing else ROUND_MS)
 
     async def _round(self) -> None:
+        """Observe, decide, make the decision durable, act. Every action is preceded by a look at
+        the claim."""
         platform = self.env.platform
+        await self.check()
+        if not self.desk.published:
+            await self.desk.publish()
         machines = await platform.machines()
-        await self._record(machines)
+        names = await platform.parts()
+        self.machines = machines
+        self.running = running = {name: self._where(name) for name in names}
+        step = await self._decide(machines, running)
         self._call_roll()
-        parts = self.state.parts()
-        running = await platform.parts()
-        await self._remove_unwanted(parts, running)
-        self.missing = [part.name for part in parts if part.name not in running]
-        for part in parts:
-            if part.name in running:
-                self._ordered.pop(part.name, None)
-            elif self._may_order(part.name):
+        self.missing = [part.name for part in step.parts if part.name not in running]
+        for name in step.remove:
+            await self.check()
+            log.info("ending %s", name)
+            self._orders.seen(name)
+            self.facts.pop(name, None)
+            await platform.remove(name)
+            self.counters.removed += 1
+        for name in names:
+            self._orders.seen(name)
+        self._orders.keep([part.name for part in step.parts])
+        for part in step.create:
+            if self._orders.may(part.name, self.env.clock.monotonic_ms()):
+                await self.check()
                 log.info("creating %s on machine %s", part.name, part.machine)
+                self.facts.pop(part.name, None)
                 await platform.create(self._order(part))
+                self.counters.created += 1
 
-    async def _record(self, machines: Sequence[Machine]) -> None:
-        """Decide slots and placements for these machines; durable when this returns."""
-        state = self.state
-        held, placed = state.slots(), state.parts()
-        slots = assign_slots(held, machines, self.env.settings.wanted_nodes)
-        dns = bool(self.env.settings.dns)
-        parts = place(slots, placed, alone=self._alone(slots), dns=dns)
-        parts.sort(key=lambda part: part.name)
-        if slots == held and parts == placed:
-            return
+    async def _decide(self, machines: list[Machine], running: Mapping[str, str]) -> Plan:
+        """Plan the next step; its desired state is durable when this returns."""
+        desired = self._desired()
+        alone = self._alone(len(machines))
+        step = plan(desired, Observed(machines, running, alone))
+        if not step.changes(desired):
+            return step
         await self._group.room()
-        moved = {part.name: part.machine for part in placed}
+        # An operator may have changed what is wanted while we waited.
+        desired = self._desired()
+        step = plan(desired, Observed(machines, running, alone))
         with self._group.transaction():
-            state.set_slots(slots)
-            state.set_parts(parts)
+            self.state.take(step)
         await self._group.settled()
-        log.info("slots %s, parts on %d machines", slots, len({p.machine for p in parts}))
-        for part in parts:
-            if moved.get(part.name, part.machine) != part.machine:
-                self._ordered.pop(part.name, None)
-                await self.env.platform.remove(part.name)
+        self.counters.decisions += 1
+        moved = [part for part in step.parts if part not in desired.parts]
+        for part in moved:
+            self._orders.seen(part.name)
+        log.info("slots %s; placed %s; leaving %s", step.slots, moved, step.leaving)
+        return step
+
+    def _desired(self) -> Desired:
+        settings = self.env.settings
+        return replace(self.state.desired(settings.wanted_nodes), dns=bool(settings.dns))
 
     def _call_roll(self) -> None:
         """Make the roster for the DNS part anew if somebody came or went; what is recorded is
@@ -256,43 +339,27 @@ class Reign:
             version = 1 if roster is None else roster.version + 1
             self.roster = SetMembers(settings.access_point, self.claim.epoch, version, members)
 
-    def _alone(self, slots: Mapping[int, str]) -> bool:
+    def _alone(self, machines: int) -> bool:
         now = self.env.clock.monotonic_ms()
-        if len(slots) != 1:
+        if machines != 1:
             self._alone_since = None
             return False
         if self._alone_since is None:
             self._alone_since = now
         return self.env.settings.wanted_nodes == 1 or now - self._alone_since >= ALONE_MS
 
-    async def _remove_unwanted(self, parts: Sequence[Placed], running: Sequence[str]) -> None:
-        names = {part.name for part in parts}
-        for name in running:
-            role = name.rpartition("-")[0]
-            if name not in names and role in (NODE, WITNESS):
-                log.info("removing %s: no slot is left for it", name)
-                await self.env.platform.remove(name)
-
-    def _may_order(self, name: str) -> bool:
-        now = self.env.clock.monotonic_ms()
-        ordered_at, pause = self._ordered.get(name, (None, CREATE_AGAIN_MS))
-        if ordered_at is not None and now - ordered_at < pause:
-            return False
-        again = pause if ordered_at is None else min(2 * pause, CREATE_AGAIN_MS_MAX)
-        self._ordered[name] = (now, again)
-        return True
-
     def _order(self, part: Placed) -> PartOrder:
         settings = self.env.settings
-        slot = int(part.name.rpartition("-")[2]) if part.role in (NODE, WITNESS) else 0
+        slot = slot_of(part)
         port = {NODE: settings.node_port, WITNESS: settings.witness_port}.get(part.role, 0)
         host = settings.host_of(slot) if slot else "127.0.0.1"
-        address = settings.dns if part.role == DNS else f"{host}:{port}"
+        volumes = self.state.volumes()
         return PartOrder(
             name=part.name,
             role=part.role,
             machine=part.machine,
-            address=address,
+            address=settings.dns if part.role == DNS else f"{host}:{port}",
+            volume=volume_of(part, volumes) if part.role in PAIR else volumes[0] if volumes else "",
             access_point=tuple(self.access_point()),
             witnesses=tuple(self._addresses(settings.witness_port)),
         )
@@ -304,3 +371,33 @@ class Reign:
     def _addresses(self, port: int) -> list[str]:
         settings = self.env.settings
         return [f"{settings.host_of(s)}:{port}" for s in range(1, settings.wanted_nodes + 1)]
+
+    # The survey
+    # ------------------------------------------------------------------------------------
+
+    def _where(self, name: str) -> str:
+        facts = self.facts.get(name)
+        return facts.machine if facts is not None else ""
+
+    async def _survey_forever(self) -> None:
+        """Ask one part after the other where it runs and listens."""
+        turn = 0
+        while True:
+            await self.env.clock.sleep_ms(SURVEY_MS)
+            unknown = [name for name in self.running if name not in self.facts]
+            names = sorted(unknown or self.running)
+            turn += 1
+            if names:
+                await self.describe(names[turn % len(names)])
+
+    async def describe(self, name: str) -> PartFacts:
+        """Ask a part's process for its facts, and keep them. One that does not answer is "away",
+        with what was known of it."""
+        known = self.facts.get(name, PartFacts())
+        try:
+            facts = await self.env.platform.describe(name)
+        except SofsError as error:
+            return replace(known, state="away", detail=[str(error)])
+        if name in self.running:
+            self.facts[name] = facts
+        return facts

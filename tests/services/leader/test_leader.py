@@ -2,151 +2,31 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
+from leader_world import (
+    ALL,
+    M1,
+    M2,
+    M3,
+    M4,
+    RUN_A,
+    RUN_B,
+    FakePlatform,
+    World,
+    until,
+    world,
+)
 
 from sofs.constants import PROTOCOL_VERSION
 from sofs.core.messages import Done, HelloReply, SetMembers
-from sofs.errors import SofsError, Unavailable
-from sofs.ports.platform import Machine, PartFacts, PartOrder
+from sofs.errors import Unavailable
 from sofs.ports.stream import Envelope, Stream
 from sofs.services.channel import Channel
 from sofs.services.leader import reign as reign_module
 from sofs.services.leader.ask import answers, cluster_status, part_state
-from sofs.services.leader.part import LeaderPart
-from sofs.services.leader.reign import LeaderEnv, LeaderSettings
 from sofs.services.leader.run import LEADER_ROLE, superseded
-from sofs.services.leader.state import SCHEMA
-from sofs.sim.local_transport import LocalHub
-from sofs.storage import (
-    ApswState,
-    LogOptions,
-    ProtobufEntries,
-    StoreRecovery,
-    SystemClock,
-    SystemEntropy,
-    ThreadBlocking,
-    attach,
-    open_fenced,
-)
-
-RUN_A, RUN_B = b"a" * 16, b"b" * 16
-M1, M2, M3, M4 = (Machine(f"ray-{i}", f"machine-{i}") for i in range(1, 5))
-SMALL = LogOptions(first_bytes=64 * 1024, segment_bytes=64 * 1024)
-
-
-class FakePlatform:
-    """Machines and parts as sets; ``broken`` is what asking raises."""
-
-    def __init__(self, *machines: Machine) -> None:
-        self.alive = list(machines)
-        self.running: dict[str, PartOrder] = {}
-        self.created: list[str] = []
-        self.removed: list[str] = []
-        self.broken: SofsError | None = None
-        self.deaf = False
-
-    def _check(self) -> None:
-        if self.broken is not None:
-            raise self.broken
-
-    async def machines(self) -> list[Machine]:
-        self._check()
-        return sorted(self.alive, key=lambda machine: machine.name)
-
-    async def parts(self) -> list[str]:
-        self._check()
-        return sorted(self.running)
-
-    async def create(self, order: PartOrder) -> None:
-        self._check()
-        self.created.append(order.name)
-        if not self.deaf:
-            self.running.setdefault(order.name, order)
-
-    async def remove(self, name: str) -> None:
-        self._check()
-        self.removed.append(name)
-        self.running.pop(name, None)
-
-    async def describe(self, name: str) -> PartFacts:
-        if name not in self.running:
-            raise Unavailable("no such part")
-        return PartFacts(4711, "", "serving")
-
-    def lose(self, machine: Machine) -> None:
-        self.alive.remove(machine)
-        for name, order in list(self.running.items()):
-            if order.machine == machine.id:
-                del self.running[name]
-
-
-class World:
-    """A root, a network, and the leaders that live on them."""
-
-    def __init__(self, root: Path) -> None:
-        self.hub = LocalHub()
-        self.blocking = ThreadBlocking()
-        self.clock = SystemClock()
-        self.entropy = SystemEntropy()
-        store = attach(str(root))
-        self.fenced = open_fenced(store, self.clock, self.entropy, self.blocking, SMALL)
-        self.leaders: list[LeaderPart] = []
-        self.fatal: list[BaseException] = []
-        self.over: list[str] = []
-
-    async def leader(
-        self, platform: FakePlatform, run: bytes = RUN_A, **settings: object
-    ) -> LeaderPart:
-        entries = ProtobufEntries()
-        part = LeaderPart(
-            LeaderEnv(
-                settings=LeaderSettings(run_id=run, **settings),  # type: ignore[arg-type]
-                clock=self.clock,
-                entropy=self.entropy,
-                fenced=self.fenced,
-                recovery=StoreRecovery(self.fenced, entries, LEADER_ROLE),
-                entries=entries,
-                new_database=lambda: ApswState.create(SCHEMA),
-                platform=platform,
-            ),
-            self.hub.transport(),
-            name="leader",
-            on_fatal=self.fatal.append,
-            on_over=self.over.append,
-        )
-        self.leaders.append(part)
-        await part.start("127.0.0.1:0")
-        return part
-
-
-@asynccontextmanager
-async def world(root: Path) -> AsyncIterator[World]:
-    made = World(root)
-    try:
-        yield made
-        assert not made.fatal
-        assert not made.hub.crashes
-    finally:
-        for leader in made.leaders:
-            await leader.close()
-        made.blocking.close()
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(20):
-        while not condition():  # noqa: ASYNC110 (there is nothing else to wait on)
-            await asyncio.sleep(0.005)
-
-
-ALL = {f"{role}-{slot}" for role in ("node", "witness") for slot in (1, 2, 3)} | {
-    "coordinator",
-    "resume-key",
-}
 
 
 async def test_every_wanted_part_is_created_where_it_was_recorded(tmp_path: Path) -> None:
