@@ -111,7 +111,8 @@ class CannotDelete(SofsError, PermissionError, code="CANNOT_DELETE"):
 
 
 class BadNetworkName(SofsError, code="BAD_NETWORK_NAME"):
-    """The server has no share of that name. `sofs status` lists the shares."""
+    """The cluster has no share of that name. `sofs share ls` lists them, `sofs share create` makes
+    one."""
 
 
 class InvalidParameter(SofsError, ValueError, code="INVALID_PARAMETER"):

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import Final, Protocol, cast
 
 from sofs.core.members import Member
+from sofs.core.share_table import ShareEntry, ShareTable
 from sofs.core.witness import configured_interfaces, host_of
 from sofs.core.zone import TTL_DEFAULT_S
 from sofs.errors import BadNetworkName, FormatRefused, InvalidParameter, SofsError
@@ -39,6 +40,7 @@ from sofs.services.leader.run import LEADER_ROLE, superseded
 from sofs.services.leader.state import SCHEMA as LEADER_SCHEMA
 from sofs.services.node.life import NodeConfig
 from sofs.services.node.part import NodePart
+from sofs.services.shares import ShareView
 from sofs.services.tasks import Tasks
 from sofs.services.witness.part import WitnessConfig, WitnessPart
 from sofs.storage import (
@@ -191,6 +193,7 @@ async def _start_node(
     config: PartConfig, world: World, on_fatal: Callable[[BaseException], None]
 ) -> RunningPart:
     volume, fenced, ballast = await open_volume(config, world)
+    shares = await open_shares(config, world)
     part = NodePart(
         clock=world.clock,
         entropy=world.entropy,
@@ -208,6 +211,7 @@ async def _start_node(
             access_point=config.dns_name,
             dns=config.dns,
             machine=config.machine,
+            shares=shares,
         ),
         on_exit=on_fatal,
     )
@@ -228,6 +232,7 @@ async def _start_witness(
             nodes=config.access_point,
             witnesses=config.witnesses,
             share=config.volume,
+            shares=await open_shares(config, world),
         ),
         on_exit=on_fatal,
     )
@@ -311,6 +316,8 @@ async def _start_leader(
     on_over: Callable[[str], None],
 ) -> RunningPart:
     fenced, ballast = await open_cluster_root(config, world, probe=True)
+    [volumes] = await world.blocking.run("", lambda: roots.list_volumes(fenced.store))
+    names = [entry.name for entry in cast("list[roots.VolumeEntry]", volumes)]
     entries = ProtobufEntries()
     part = LeaderPart(
         LeaderEnv(
@@ -319,6 +326,7 @@ async def _start_leader(
                 base_epoch=config.base_epoch,
                 take_over=config.take_over,
                 wanted_nodes=config.wanted_nodes,
+                volumes=tuple(sorted(names, key=lambda name: (name != config.volume, name))),
                 node_port=config.node_port,
                 witness_port=config.witness_port,
                 access_point=config.dns_name,
@@ -361,6 +369,13 @@ async def open_cluster_root(
     options = LogOptions(first_bytes=LEADER_SEGMENT_BYTES, segment_bytes=LEADER_SEGMENT_BYTES)
     fenced = open_fenced(store, world.clock, world.entropy, world.blocking, options, ballast)
     return fenced, ballast
+
+
+async def open_shares(config: PartConfig, world: World) -> ShareView:
+    """What a part knows of the cluster's shares; raises what ``open_cluster_root`` raises."""
+    fenced, _ = await open_cluster_root(config, world, probe=False)
+    alone = ShareTable(0, 0, (ShareEntry(config.volume, config.volume),))
+    return ShareView(world.clock, fenced, alone)
 
 
 class RunWatch:

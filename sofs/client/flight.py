@@ -490,6 +490,11 @@ class Flight:
                 self._reject(op, handle.lost_error())
         self._pump()
 
+    def refuse_unsent(self, error: SofsError) -> None:
+        """Fail what was surely never executed and waits for a session."""
+        for op in [op for op in self._pending if not op.flying and not op.indefinite]:
+            self._fail(op, error_from_code(error.code, error.message))
+
     def _fail_lost(self, op: Operation, handle: RemoteHandle) -> bool:
         """Fail an operation that is not flying because its handle is gone; False if it goes on."""
         if not op.indefinite:

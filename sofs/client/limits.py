@@ -33,6 +33,7 @@ LOCK_WAIT_MS: Final = 2000  # A waiting lock asks anew this often, so that its o
 
 # Sessions.
 SWEEP_MS: Final = HEARTBEAT_MS // 2  # How often deadlines and silence are looked at.
+SHARE_GONE_RETRY_MS: Final = 1000  # After a node said that there is no such share.
 CONNECT_MS_MAX: Final = 2000  # Transport, Hello and first answer of one address.
 RECLAIM_MS_MAX: Final = 15_000  # While the node answers pings: the authority may be moving.
 RECLAIM_HANDLES_MAX: Final = 1024  # In one call; the answer with its grants must fit a message.

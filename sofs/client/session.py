@@ -57,6 +57,7 @@ from sofs.core.messages import (
 )
 from sofs.errors import (
     AccessDenied,
+    BadNetworkName,
     DeadlineExceeded,
     DiskFull,
     Expired,
@@ -215,7 +216,8 @@ class ClientCore:
     async def close(self, timeout_ms: int | None = None) -> None:
         """Say goodbye (closes all handles at the servers) and end. Raises DeadlineExceeded or
         OutcomeUnknown when no node took the goodbye in time: then persistent handles last until
-        their timeouts. This object is closed in any case; again is harmless."""
+        their timeouts, as when the share was removed. This object is closed in any case; again is
+        harmless."""
         if self._stopped:
             return
         if self._closed:
@@ -231,6 +233,8 @@ class ClientCore:
                 deadline_ms=self.clock.monotonic_ms() + limit_ms,
                 urgent=True,
             )
+        except BadNetworkName:
+            return  # The share was removed: nobody takes a goodbye, and handles end by themselves.
         except Expired:
             return  # An earlier copy of the goodbye arrived: the servers know this client no more.
         except OutcomeUnknown as error:
@@ -415,6 +419,9 @@ class ClientCore:
                 self._last_error = error
                 if error.retry == "never" and not self._ready.done():
                     self._ready.set_exception(error)
+                if isinstance(error, BadNetworkName):
+                    self._share_gone(error)
+                    backoff_ms = limits.SHARE_GONE_RETRY_MS
                 await self.clock.sleep_ms(backoff_ms)
                 backoff_ms = min(2 * backoff_ms, RECONNECT_BACKOFF_MS_MAX)
                 if attempts % 2 == 0:
@@ -430,6 +437,14 @@ class ClientCore:
                 record.reclaim_ms = self.clock.monotonic_ms() - connected
                 record.handles, record.handles_lost = len(self.flight.handles), lost
             return session, record
+
+    def _share_gone(self, error: BadNetworkName) -> None:
+        """A node knows for sure that the share was removed: its handles are lost, and what was
+        never sent fails. What may have been executed waits for its deadline: the share may come
+        back."""
+        for handle in list(self.flight.handles.values()):
+            self.flight.lose(handle, error)
+        self.flight.refuse_unsent(error)
 
     _left = ""  # The address in use, or used last.
 

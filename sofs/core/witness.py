@@ -30,7 +30,7 @@ send an answer.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Final, Generic, TypeVar
 
@@ -230,15 +230,20 @@ class Registration(Generic[Asker]):
 
 class WitnessRegistry(Generic[Asker]):
     """What one witness believes and whom it tells. ``own_node``: the address of the node beside it,
-    which it does not watch. ``net_name``: of the cluster; a client that gives one must mean this
-    one."""
+    which it does not watch. ``has_share``: is there a share of that name? ``net_name``: of the
+    cluster; a client that gives one must mean this one."""
 
     def __init__(
-        self, places: Sequence[Place], *, own_node: str, share: str, net_name: str = ""
+        self,
+        places: Sequence[Place],
+        *,
+        own_node: str,
+        has_share: Callable[[str], bool],
+        net_name: str = "",
     ) -> None:
         self._places = list(places)
         self._own_node = own_node
-        self._share = share
+        self._has_share = has_share
         self._net_name = net_name
         self._states = {place.node: UNKNOWN for place in places}
         self._names: dict[str, str] = {}
@@ -309,10 +314,8 @@ class WitnessRegistry(Generic[Asker]):
             raise InvalidParameter(f"flags {request.flags:#x}; only {IP_NOTIFICATION:#x} is known")
         if request.keep_alive_s > KEEP_ALIVE_S_MAX:
             raise InvalidParameter(f"keep_alive_s: 0 to {KEEP_ALIVE_S_MAX}")
-        if request.share_name and request.share_name.lower() != self._share.lower():
-            raise InvalidState(
-                f"there is no share {request.share_name!r}; this cluster has {self._share!r}"
-            )
+        if request.share_name and not self._has_share(request.share_name):
+            raise InvalidState(f"there is no share {request.share_name!r}; `sofs share ls`")
         if request.address not in self._states:
             raise InvalidState(
                 f"{request.address} is no node of this access point; ask for the interface list"

@@ -23,7 +23,9 @@ Registry = w.WitnessRegistry[str]
 
 def registry_of(state: int = w.AVAILABLE) -> Registry:
     """The witness beside B; A and C are ``state``."""
-    made: Registry = w.WitnessRegistry(w.pair([A, B, C], WITNESSES), own_node=B, share="Share")
+    made: Registry = w.WitnessRegistry(
+        w.pair([A, B, C], WITNESSES), own_node=B, has_share=lambda name: name.lower() == "share"
+    )
     for node in (A, C):
         made.turned(0, node, state, "a" if node == A else "c")
     return made

@@ -22,6 +22,7 @@ from sofs.core.messages import (
     RegisterNodeReply,
     WriteParts,
 )
+from sofs.core.share_table import ShareEntry, ShareTable
 from sofs.errors import (
     Fenced,
     InvariantViolation,
@@ -46,6 +47,7 @@ from sofs.services.node.read_path import ReadPath
 from sofs.services.node.reporter import Reporter
 from sofs.services.node.session import Session
 from sofs.services.node.write_path import WritePath
+from sofs.services.shares import ShareView
 from sofs.services.tasks import Tasks
 
 log = logging.getLogger("sofs.node")
@@ -57,11 +59,12 @@ IDLE_CHECK_MS: Final = 1_000
 
 @dataclass(frozen=True, slots=True)
 class NodeConfig:
-    """What a node is told. ``name``: of the Ray node, for people. ``share`` and ``volume``: what it
-    serves. ``addresses``: of all nodes of the access point, as last known. ``report_corrupt``: gets
-    (file, page, what) of every page whose stored bytes fail their checksum. ``dns``: where the DNS
-    part of the access point takes registrations, "" for none; ``machine``: as the leader calls the
-    one that this is."""
+    """What a node is told. ``name``: of the Ray node, for people. ``share`` and ``volume``: name
+    and uuid of the volume that it serves. ``shares``: what is known of the shares; without it there
+    is one, named like the volume. ``addresses``: of all nodes of the access point, as last known.
+    ``report_corrupt``: gets (file, page, what) of every page whose stored bytes fail their
+    checksum. ``dns``: where the DNS part of the access point takes registrations, "" for none;
+    ``machine``: as the leader calls the one that this is."""
 
     name: str
     share: str = ""
@@ -73,6 +76,11 @@ class NodeConfig:
     access_point: str = ""
     dns: str = ""
     machine: str = ""
+    shares: ShareView | None = None
+
+    def static_shares(self) -> ShareTable:
+        """The shares of a volume while nobody published others."""
+        return ShareTable(0, 0, (ShareEntry(self.share, self.share),))
 
 
 def node_role(incarnation: bytes) -> str:
@@ -123,6 +131,8 @@ class Node:
         self.link.bound_handles = self.table.bound_handles
         self.link.on_registered = self._registered
         writer.on_end(self.end)
+        if config.shares is not None:
+            config.shares.on_change(self, self._shares_changed)
         self.link.start()
         self.tasks.spawn(self._idle_check(), "idle-check")
 
@@ -163,6 +173,8 @@ class Node:
         if self.ended.done():
             return
         self.ended.set_result(reason)
+        if self.config.shares is not None:
+            self.config.shares.forget(self)
         text = f"this node's life ended: {reason}"
         for session in self._streams.values():
             session.end(text)
@@ -225,6 +237,11 @@ class Node:
         session.end(reason)
         self._session_ended(session)
 
+    def _shares_changed(self, table: ShareTable) -> None:
+        for session in list(self._streams.values()):
+            if not session.shares_changed(table):
+                self.end_session(session, f"the share {session.share.name!r} was removed")
+
     def _session_ended(self, session: Session) -> None:
         session.alive = False
         if self.sessions.get(session.client) is session:
@@ -254,6 +271,7 @@ class Node:
             f"commit_batches={self.commits.batches}",
             f"applied={self.commits.applied_sequence}",
             f"durable={self.log.durable_sequence}",
+            *(self.config.shares.facts() if self.config.shares is not None else ()),
             f"corrupt_pages={self.corrupt_pages}",
             f"corrupt_reports_waiting={self.reporter.waiting}",
             f"corrupt_reports_dropped={self.reporter.dropped}",

@@ -55,6 +55,7 @@ from sofs.core.messages import (
     ReadFile,
     ReadFileReply,
     Reclaim,
+    ReclaimItem,
     ReclaimReply,
     ReclaimResult,
     Rename,
@@ -72,6 +73,7 @@ from sofs.errors import (
     InvalidParameter,
     MessageTooLarge,
     NotSupported,
+    ObjectNameNotFound,
     ProtocolError,
     SofsError,
     StaleGeneration,
@@ -257,7 +259,11 @@ class Metadata:
         return body
 
     async def _reclaim(self, session: Session, body: Reclaim, data: Buffer) -> Message:
-        """Handles that are bound here already (their session was replaced) are drained first."""
+        """Handles that are bound here already (their session was replaced) are drained first. What
+        was opened through a share that is not continuously available is not taken up again."""
+        gone: list[ReclaimItem] = []
+        if not session.share.available:
+            gone, body.handles = body.handles, []
         known = [
             handle
             for item in body.handles
@@ -269,9 +275,15 @@ class Metadata:
             for handle in known:
                 if handle.session is not session:
                     await self._landed(handle)
-            return await self._link.call(
+            answer = await self._link.call(
                 lambda: _for_living(session, body), lambda m: self._reclaimed(session, m)
             )
+            if gone:
+                reply = expect((answer, b""), ReclaimReply)
+                reply.results += [
+                    ReclaimResult(item.handle, ObjectNameNotFound.code) for item in gone
+                ]
+            return answer
         finally:
             for handle in known:
                 handle.reclaiming -= 1

@@ -17,7 +17,14 @@ import logging
 from collections.abc import Callable
 from typing import Final
 
-from sofs.core.messages import DnsMember, HelloReply, PartState, PartStateReply, RegisterMember
+from sofs.core.messages import (
+    DnsMember,
+    HelloReply,
+    LookAtShares,
+    PartState,
+    PartStateReply,
+    RegisterMember,
+)
 from sofs.errors import (
     NotSupported,
     SofsError,
@@ -86,6 +93,8 @@ class NodePart:
         if listener is None:
             self._listener = listener = await self._transport.listen(address, self.accept)
         self.endpoint = listener.address
+        if self._config.shares is not None:
+            self._config.shares.start(self._tasks)
         try:
             self.node = await self._compose()
         except BaseException:
@@ -183,6 +192,8 @@ class NodePart:
         for listener in (self._listener, self._regained):
             if listener is not None:
                 await listener.close()
+        if self._config.shares is not None:
+            await self._config.shares.close()
 
     # Streams
     # ---------------------------------------------------------------------------------------
@@ -221,6 +232,8 @@ class NodePart:
             )
         elif isinstance(envelope.body, PartState):
             channel.reply(envelope.call, self.describe())
+        elif isinstance(envelope.body, LookAtShares) and self._config.shares is not None:
+            channel.serve(envelope.call, self._config.shares.seen())
         else:
             raise NotSupported(f"this part has no {type(envelope.body).__name__}")
 

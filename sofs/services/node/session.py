@@ -6,6 +6,11 @@ goodbye, its operations that are not admitted yet are dropped (the client sends 
 whoever serves it then), admitted writes become durable, and the authority is told that the handles
 are disconnected: their timers start there.
 
+A session is of one share. When that is removed the session ends; its settings hold for what comes
+after they were seen. Through a read-only share nothing is opened for writing and no name is
+changed; handles that were opened before keep what they have. A handle of a share that is not
+continuously available does not outlive its session: its timeout is 1 ms.
+
 Limits: SESSION_OPS_MAX operations and SESSION_BYTES_MAX bytes in flight, and half of that for reads
 and what their answers occupy until the client has taken them; beyond them LimitExceeded.
 """
@@ -17,17 +22,29 @@ from typing import TYPE_CHECKING, Final
 from sofs.constants import MIB, PROTOCOL_VERSION, READ_BYTES_MAX, WRITE_BYTES_MAX
 from sofs.core.messages import (
     Abandon,
+    Access,
+    Disposition,
     Failure,
     Flush,
     Hello,
     HelloReply,
     Message,
+    Mkdir,
+    Open,
+    OpenOptions,
     PartState,
     Read,
+    Rename,
+    Rmdir,
+    SetInfo,
+    Unlink,
     Write,
+    WriteFile,
     WriteParts,
 )
+from sofs.core.share_table import ShareEntry, ShareTable
 from sofs.errors import (
+    AccessDenied,
     BadNetworkName,
     LimitExceeded,
     ProtocolError,
@@ -43,9 +60,13 @@ from sofs.services.channel import Channel, check_hello
 if TYPE_CHECKING:
     from sofs.services.node.life import Node
     from sofs.services.node.open_file import Handle
+    from sofs.services.shares import ShareView
 
 SESSION_OPS_MAX: Final = 4096
 SESSION_BYTES_MAX: Final = 64 * MIB
+NOT_KEPT_MS: Final = 1  # Timeout of a handle that is not to outlive its session.
+_CHANGING: Final = (Mkdir, Rmdir, Unlink, Rename, SetInfo, WriteFile)
+_READING: Final = Access.READ | Access.READ_ATTRIBUTES
 
 
 class Session:
@@ -55,6 +76,7 @@ class Session:
         "alive",
         "channel",
         "client",
+        "greeting",
         "handles",
         "joined",
         "leaving",
@@ -62,6 +84,7 @@ class Session:
         "n_operations",
         "node",
         "principal",
+        "share",
     )
 
     def __init__(self, node: Node) -> None:
@@ -69,6 +92,8 @@ class Session:
         self.channel: Channel | None = None
         self.client = b""
         self.principal = ""
+        self.share = ShareEntry("", "")
+        self.greeting = False  # The answer to its Hello waits for a look at the shares.
         self.handles: dict[int, Handle] = {}
         self.alive = True
         self.joined = False  # It was asked for something: it is the client's session now.
@@ -109,8 +134,25 @@ class Session:
         elif isinstance(body, Flush):
             self._flush(envelope.call, body)
         else:
+            self._obey_share(body)
             self.n_operations += 1
             self.node.metadata.serve(self, envelope)
+
+    def _obey_share(self, body: Message) -> None:
+        """Raise AccessDenied for what a read-only share does not do; mark what is not to last."""
+        share = self.share
+        if isinstance(body, Open):
+            if not share.available:
+                body.timeout_ms = NOT_KEPT_MS
+            changing = bool(body.access & ~_READING or body.options & OpenOptions.DELETE_ON_CLOSE)
+            changing = changing or body.disposition != Disposition.OPEN
+        else:
+            changing = isinstance(body, _CHANGING)
+        if share.read_only and changing:
+            raise AccessDenied(
+                f"the share {share.name!r} is read-only; `sofs share change {share.name} "
+                "--read-write` changes that"
+            )
 
     def _write(self, envelope: Envelope) -> None:
         body, data = envelope.body, envelope.data
@@ -167,36 +209,72 @@ class Session:
         raise self.node.table.gone(number)
 
     def _hello(self, channel: Channel, envelope: Envelope) -> None:
-        node = self.node
+        """Answer a greeting at once, or after a look at the shares when the last one is old, or
+        knows no such share: it may have been made just now."""
+        if self.greeting:
+            raise ProtocolError("wait for the answer to Hello")
+        view = self.node.config.shares
         try:
-            hello = check_hello(envelope, node.incarnation)
-            self._check_client(hello)
+            hello = check_hello(envelope, self.node.incarnation)
+            if len(hello.client) != ID_BYTES:
+                raise ProtocolError(f"a client id has {ID_BYTES} bytes")
+            name = hello.share or self.node.config.share
+            if view is not None and not (view.fresh and view.table.find(name)):
+                self.greeting = True
+                channel.serve(envelope.call, self._greet_later(channel, hello, view))
+                return
+            table = self.node.config.static_shares() if view is None else view.table
+            reply = self._greet(channel, hello, table)
         except SofsError as error:
             channel.fail(envelope.call, error)
-            return
+        else:
+            channel.reply(envelope.call, reply, checked=True)
+
+    async def _greet_later(self, channel: Channel, hello: Hello, view: ShareView) -> Message:
+        try:
+            return self._greet(channel, hello, await view.look())
+        finally:
+            self.greeting = False
+
+    def _greet(self, channel: Channel, hello: Hello, table: ShareTable) -> HelloReply:
+        """The stream is a session of its client, on the share that it names ("": the one with the
+        volume's name)."""
+        node = self.node
+        name = hello.share or node.config.share
+        share = table.find(name)
+        if share is None:
+            there = ", ".join(repr(s.name) for s in table.shares[:8]) or "none"
+            raise BadNetworkName(
+                f"there is no share {name!r}; this cluster has {there} (`sofs share ls`)"
+            )
+        if share.volume != node.config.share:
+            raise BadNetworkName(
+                f"the share {name!r} is on the volume {share.volume!r}, which this node does not "
+                "serve"
+            )
+        self.share = share
         self.client = hello.client
         self.principal = hello.principal
         channel.remote = hello
-        channel.reply(
-            envelope.call,
-            HelloReply(
-                protocol_version=PROTOCOL_VERSION,
-                incarnation=node.incarnation,
-                node=node.config.name,
-                volume=node.config.volume,
-                write_bytes_max=WRITE_BYTES_MAX,
-                read_bytes_max=READ_BYTES_MAX,
-                addresses=node.config.addresses(),
-            ),
-            checked=True,
+        return HelloReply(
+            protocol_version=PROTOCOL_VERSION,
+            incarnation=node.incarnation,
+            node=node.config.name,
+            volume=node.config.volume,
+            write_bytes_max=WRITE_BYTES_MAX,
+            read_bytes_max=READ_BYTES_MAX,
+            addresses=node.config.addresses(),
         )
 
-    def _check_client(self, hello: Hello) -> None:
-        if len(hello.client) != ID_BYTES:
-            raise ProtocolError(f"a client id has {ID_BYTES} bytes")
-        share = self.node.config.share
-        if hello.share and hello.share.lower() != share.lower():
-            raise BadNetworkName(f"there is no share {hello.share!r}; this server has {share!r}")
+    def shares_changed(self, table: ShareTable) -> bool:
+        """Go by a newer table of shares; False when the session's share is gone."""
+        if not self.client:
+            return True
+        share = table.find(self.share.name)
+        if share is None or share.volume != self.share.volume:
+            return False
+        self.share = share
+        return True
 
     # Answers
     # -------------------------------------------------------------------------------------

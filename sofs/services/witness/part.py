@@ -31,6 +31,7 @@ from sofs.core.messages import (
     Hello,
     HelloReply,
     InterfaceList,
+    LookAtShares,
     Message,
     PartState,
     PartStateReply,
@@ -38,6 +39,7 @@ from sofs.core.messages import (
     RegisterWitnessReply,
     UnregisterWitness,
 )
+from sofs.core.share_table import share_key
 from sofs.core.witness import (
     OWN_STALL_MS,
     UNAVAILABLE,
@@ -51,6 +53,7 @@ from sofs.ids import ID_BYTES, Incarnation, short
 from sofs.ports.runtime import Clock, Entropy
 from sofs.ports.stream import Envelope, Listener, Stream, Transport
 from sofs.services.channel import Channel, check_hello, open_channel
+from sofs.services.shares import ShareView
 from sofs.services.tasks import Tasks
 
 log = logging.getLogger("sofs.witness")
@@ -70,7 +73,8 @@ Asker = tuple[Channel, int]
 class WitnessConfig:
     """What a witness is told. ``address``: its own, as ``witnesses`` lists it. ``nodes``,
     ``witnesses``: all of the access point, ``host:port`` each; those on one host belong together.
-    ``share``: what the nodes serve. ``net_name``: of the cluster, "" if it has none."""
+    ``share``: what the nodes serve, while ``shares`` does not know better. ``net_name``: of the
+    cluster, "" if it has none."""
 
     name: str
     address: str
@@ -78,6 +82,13 @@ class WitnessConfig:
     witnesses: list[str] = field(default_factory=list)
     share: str = ""
     net_name: str = ""
+    shares: ShareView | None = None
+
+    def has_share(self, name: str) -> bool:
+        """Is there a share of that name, as far as is known here?"""
+        if self.shares is not None:
+            return self.shares.table.find(name) is not None
+        return share_key(name) == share_key(self.share)
 
 
 @dataclass(slots=True)
@@ -118,7 +129,7 @@ class WitnessPart:
         places = pair(config.nodes, config.witnesses)
         own = next((p.node for p in places if p.witness == config.address), "")
         self.registry: WitnessRegistry[Asker] = WitnessRegistry(
-            places, own_node=own, share=config.share, net_name=config.net_name
+            places, own_node=own, has_share=config.has_share, net_name=config.net_name
         )
         now = clock.monotonic_ms()
         self.watched = {node: Watched(NodeView(now)) for node in self.registry.watched()}
@@ -138,6 +149,8 @@ class WitnessPart:
         self.endpoint = listener.address
         if address != self.endpoint:
             log.warning("the witness was to listen at %s: clients will not find it", address)
+        if self._config.shares is not None:
+            self._config.shares.start(self._tasks)
         for node in self.watched:
             self._tasks.spawn(self._keep_stream(node), f"watch-{node}")
         self._tasks.spawn(self._beat(), "beat")
@@ -149,6 +162,8 @@ class WitnessPart:
             await channel.close()
         if self._listener is not None:
             await self._listener.close()
+        if self._config.shares is not None:
+            await self._config.shares.close()
 
     # Watching
     # --------------------------------------------------------------------------------------
@@ -266,6 +281,8 @@ class WitnessPart:
             )
         elif isinstance(envelope.body, PartState):
             channel.reply(envelope.call, self.describe())
+        elif isinstance(envelope.body, LookAtShares) and self._config.shares is not None:
+            channel.serve(envelope.call, self._config.shares.seen())
         else:
             raise NotSupported(f"a witness has no {type(envelope.body).__name__} here")
 

@@ -21,6 +21,7 @@ from sofs.services.authority.service import AuthorityPart
 from sofs.services.channel import Channel, open_channel, result_of
 from sofs.services.node.life import Node, NodeConfig
 from sofs.services.node.part import NodePart
+from sofs.services.shares import ShareView
 from sofs.sim.local_transport import LocalHub
 from sofs.storage import (
     ApswState,
@@ -56,6 +57,7 @@ class World:
         self.clients: list[Client] = []
         self.crashes: list[BaseException] = []
         self.exits: list[BaseException] = []
+        self.views: dict[str, ShareView] = {}  # Of nodes that know more than one share.
         self.settings: dict[str, Any] = {"hand_back_after_ms": 60_000}
 
     def make_authority(self, part: str) -> AuthorityPart:
@@ -99,7 +101,13 @@ class World:
             transport=self.hub.transport(),
             fenced=fenced or self.fenced,
             config=NodeConfig(
-                name, share="vol", volume=b"v" * 16, access_point="a.b", dns=dns, machine="m"
+                name,
+                share="vol",
+                volume=b"v" * 16,
+                access_point="a.b",
+                dns=dns,
+                machine="m",
+                shares=self.views.get(name),
             ),
             on_exit=self.exits.append,
         )
