@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from sofs import __version__
-from sofs.cli import delegate, dns, down, status, up
+from sofs.cli import delegate, dns, down, nouns, share, status, up
 from sofs.errors import SofsError
 
 EXIT_BROKEN_PROMISE: Final = 1
@@ -26,6 +26,8 @@ examples:
   sofs status                           every part of it, and what is wrong
   sofs status --json | jq .parts        the same for programs
   sofs dns ls                           who is listed under its name
+  sofs share create logs                another share on its volume
+  sofs node ls                          the machines that serve
   sofs down                             end its processes; files stay
   sofs demo                             see it survive the death of every part
   sofs bench                            measure it on this machine
@@ -47,7 +49,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"sofs {__version__}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
-    for module in (up, down, status, dns):
+    for module in (up, down, status, share, nouns, dns):
         module.add_parser(commands)
     delegate.add_parser(commands, "demo", "see a cluster survive the death of every part")
     delegate.add_parser(commands, "bench", "measure a cluster on this machine")

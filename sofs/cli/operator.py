@@ -1,0 +1,51 @@
+"""What commands that ask the leader have in common: whom they ask, and how they print."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+from collections.abc import Sequence
+from typing import Any, TypeVar
+
+from sofs.actors import admin, rundir
+from sofs.cli.up import add_run_dir
+from sofs.core.messages import Message
+from sofs.errors import InvalidParameter
+from sofs.rpc.credential import find_credential
+
+R = TypeVar("R", bound=Message)
+
+
+def add_common(parser: argparse.ArgumentParser) -> None:
+    """Arguments of every command that asks the leader."""
+    parser.add_argument(
+        "--root",
+        metavar="PATH_OR_URL",
+        help="the cluster's root; the credential is then found in SOFS_CREDENTIAL or the run dir",
+    )
+    add_run_dir(parser)
+    parser.add_argument("--json", action="store_true", help="for programs")
+
+
+def ask(options: argparse.Namespace, body: Message, kind: type[R]) -> R:
+    """Ask the leader of the cluster that ``options`` name."""
+    run_dir = rundir.find_run_dir(options.run_dir, options.root, os.environ)
+    record = rundir.read_run(run_dir) if run_dir is not None else None
+    root = options.root or (record.root if record is not None else "")
+    if not root:
+        raise InvalidParameter("no cluster is known on this machine; name one with --root")
+    credential = find_credential(None, os.environ, run_dir)
+    return admin.ask(rundir.normal_root(root), credential, body, kind)
+
+
+def show_json(fields: Any) -> None:
+    print(json.dumps(fields, indent=1))
+
+
+def show_table(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Columns as wide as they must be."""
+    widths = [max(len(row[i]) for row in [titles, *rows]) for i in range(len(titles))]
+    for row in [titles, *rows]:
+        cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=True)]
+        print("  ".join(cells).rstrip())
