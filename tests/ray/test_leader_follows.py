@@ -1,0 +1,178 @@
+"""The leader on a real local Ray cluster: machines leave and join, shares come and go, the leader
+dies and freezes, and open files notice nothing but short pauses."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+
+import pytest
+
+import sofs
+from sofs.actors import admin
+from sofs.core.messages import (
+    ChangeMachine,
+    ChangeShare,
+    ListMachines,
+    MachineList,
+    Message,
+    ShareInfo,
+    ShareList,
+)
+from sofs.errors import BadNetworkName
+from sofs.services.leader.desk import CREATE, REMOVE
+from sofs.testing import RayCluster
+
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RayCluster]:
+    with RayCluster(tmp_path_factory.mktemp("leader") / "root") as started:
+        yield started
+
+
+def until(condition: Callable[[], bool], what: str, cluster: RayCluster) -> None:
+    deadline = time.monotonic() + 90
+    while not condition():
+        assert time.monotonic() < deadline, f"not within 90 s: {what}\n{cluster.last_words(40)}"
+        time.sleep(0.1)
+
+
+class OpenFile:
+    """A client that appends without a pause to a file that it opened once; every error is kept."""
+
+    def __init__(self, cluster: RayCluster) -> None:
+        self._share = sofs.connect(cluster.url, credential=cluster.credential)
+        self._file = self._share.open("/open-file", "w+b")
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run)
+        self.count = 0
+        self.errors: list[BaseException] = []
+        self._thread.start()
+
+    def _run(self) -> None:
+        try:
+            while not self._stop.is_set():
+                self._file.pwrite(self.count.to_bytes(8, "big"), self.count * 8)
+                self.count += 1
+        except BaseException as error:
+            self.errors.append(error)
+
+    def goes_on(self, cluster: RayCluster) -> None:
+        count = self.count
+        until(lambda: bool(self.errors) or self.count > count + 5, "the open file", cluster)
+        assert not self.errors, self.errors
+
+    def close(self) -> None:
+        self._stop.set()
+        self._thread.join()
+        assert not self.errors, self.errors
+        data = self._file.pread(8 * self.count, 0)
+        assert data == b"".join(i.to_bytes(8, "big") for i in range(self.count))
+        self._file.close()
+        self._share.close()
+
+
+@pytest.fixture
+def open_file(cluster: RayCluster) -> Iterator[OpenFile]:
+    made = OpenFile(cluster)
+    yield made
+    made.close()
+
+
+def ask(cluster: RayCluster, body: Message) -> ShareList:
+    return admin.ask(str(cluster.root), cluster.credential, body, ShareList)
+
+
+def change(action: int, name: str) -> ChangeShare:
+    return ChangeShare(admin.token(), action, ShareInfo(name, "share", False, True))
+
+
+def served(cluster: RayCluster, name: str, address: str) -> bool:
+    try:
+        with sofs.connect(f"sofs://{address}/{name}", credential=cluster.credential):
+            return True
+    except BadNetworkName:
+        return False
+
+
+def drain(cluster: RayCluster, machine: str, avoided: bool) -> None:
+    body = ChangeMachine(admin.token(), machine, avoided)
+    admin.ask(str(cluster.root), cluster.credential, body, MachineList)
+
+
+def machines(cluster: RayCluster) -> dict[str, list[str]]:
+    """Machine -> the parts that are meant for it."""
+    reply = admin.ask(str(cluster.root), cluster.credential, ListMachines(), MachineList)
+    return {machine.name: machine.parts for machine in reply.machines}
+
+
+def all_run(cluster: RayCluster) -> bool:
+    report = cluster.status()
+    states = {part.state for part in report.parts}
+    return report.serving and not {"dead", "away", "starting", "taking over"} & states
+
+
+def test_a_share_reaches_every_node_and_is_gone_from_every_node(
+    cluster: RayCluster, open_file: OpenFile
+) -> None:
+    began = time.monotonic()
+    created = ask(cluster, change(CREATE, "logs"))
+    assert all(served(cluster, "logs", address) for address in cluster.addresses)
+    print(f"created, and seen on every node, in {time.monotonic() - began:.2f} s")
+    assert created.waiting == []
+    began = time.monotonic()
+    removed = ask(cluster, change(REMOVE, "logs"))
+    assert removed.waiting == []
+    assert not any(served(cluster, "logs", address) for address in cluster.addresses)
+    print(f"removed, and gone from every node, in {time.monotonic() - began:.2f} s")
+    cluster.kill("node-2")
+    cluster.wait_ready(["node-2"])
+    assert not served(cluster, "logs", cluster.addresses[1])
+    open_file.goes_on(cluster)
+
+
+def test_the_leader_dies_and_freezes_and_open_files_go_on(
+    cluster: RayCluster, open_file: OpenFile
+) -> None:
+    cluster.kill("leader")
+    open_file.goes_on(cluster)
+    ask(cluster, change(CREATE, "after-death"))  # Waits until Ray has started another.
+    cluster.freeze("leader")
+    open_file.goes_on(cluster)
+    assert served(cluster, "after-death", cluster.addresses[0])
+    cluster.thaw("leader")
+    assert "after-death" not in [s.name for s in ask(cluster, change(REMOVE, "after-death")).shares]
+    open_file.goes_on(cluster)
+
+
+def test_a_machine_is_drained_and_resumed_under_an_open_file(
+    cluster: RayCluster, open_file: OpenFile
+) -> None:
+    until(lambda: all_run(cluster), "everything runs", cluster)
+    [machine] = [name for name, parts in machines(cluster).items() if "coordinator" in parts]
+    drain(cluster, machine, True)
+    until(lambda: machines(cluster)[machine] == [], f"{machine} is left", cluster)
+    open_file.goes_on(cluster)
+    drain(cluster, machine, False)
+    until(lambda: len(machines(cluster)[machine]) == 2, f"{machine} serves again", cluster)
+    until(lambda: all_run(cluster), "everything runs again", cluster)
+    open_file.goes_on(cluster)
+
+
+def test_machines_that_leave_are_forgotten_and_those_that_join_serve(
+    cluster: RayCluster, open_file: OpenFile
+) -> None:
+    for number in (1, 3):
+        until(lambda: all_run(cluster), "everything runs", cluster)
+        name = f"ray-node-{number}"
+        cluster.kill_ray(name)
+        until(lambda name=name: name not in machines(cluster), f"{name} is gone", cluster)  # type: ignore[misc]
+        open_file.goes_on(cluster)
+        cluster.revive()
+        until(lambda name=name: len(machines(cluster).get(name, [])) >= 2, "it serves", cluster)  # type: ignore[misc]
+    until(lambda: all_run(cluster), "everything runs", cluster)
+    homes = machines(cluster)
+    assert not any({"coordinator", "resume-key"} <= set(parts) for parts in homes.values())
