@@ -17,7 +17,7 @@ import secrets
 import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
@@ -48,6 +48,7 @@ NODES_DEFAULT: Final = 3
 READY_S_MAX: Final = 120.0
 PROBLEM_S_MAX: Final = 3.0  # A part that cannot start for this long fails the start.
 POLL_S: Final = 0.05
+LEADER_ASKED_S: Final = 0.5  # Which parts a starting cluster waits for.
 PORTS_COUNT: Final = 4  # Node, witness, the DNS part's registrations and its answers.
 DNS_HOST: Final = "127.0.0.10"
 DNS_NAME: Final = "sofs.internal"  # Nobody's: ".internal" is for names like this.
@@ -324,7 +325,8 @@ def part_names(record: RunRecord) -> list[str]:
 def _wait_serving(run_dir: Path, record: RunRecord, credential: str, say: Say) -> None:
     """Return when every part listens and the volume has an active authority."""
     names = part_names(record)
-    deadline = time.monotonic() + READY_S_MAX
+    asked = deadline = time.monotonic()
+    deadline += READY_S_MAX
     failing: dict[str, float] = {}
     said: set[str] = set()
     while True:
@@ -336,6 +338,12 @@ def _wait_serving(run_dir: Path, record: RunRecord, credential: str, say: Say) -
                     raise _problem_of(part)
             else:
                 failing.pop(part.name, None)
+        leader = facts.get(LEADER_ROLE)
+        if leader is not None and _listens(leader) and now > asked + LEADER_ASKED_S:
+            asked = now
+            [state] = asyncio.run(_states([leader], credential))
+            away = drained_parts(record, state)
+            names = [name for name in part_names(record) if name not in away]
         ready = [name for name in names if _listens(facts.get(name))]
         for name in ready:
             if name not in said:
@@ -351,12 +359,24 @@ def _wait_serving(run_dir: Path, record: RunRecord, credential: str, say: Say) -
             )
         time.sleep(POLL_S)
     for slot, address in enumerate(record.addresses, 1):
-        bound = facts[f"node-{slot}"].address
+        bound = facts[f"node-{slot}"].address if f"node-{slot}" in names else address
         if bound != address:
             raise Unavailable(
                 f"port {record.node_port} was taken at {address} while the cluster started (the "
                 f"node listens at {bound}); run `sofs up` again"
             )
+
+
+def drained_parts(record: RunRecord, leader: PartStateReply | str | None) -> list[str]:
+    """The nodes and witnesses that are away because machines are drained, as the leader tells."""
+    if not isinstance(leader, PartStateReply):
+        return []
+    facts = dict(fact.split("=", 1) for fact in leader.facts if "=" in fact)
+    if not facts.get("drained"):
+        return []
+    held = [slot.partition(":")[0] for slot in facts.get("slots", "").split(",")]
+    away = [slot for slot in range(1, record.nodes + 1) if str(slot) not in held]
+    return [f"{role}-{slot}" for slot in away for role in ("node", "witness")]
 
 
 def _listens(facts: ProcFacts | None) -> bool:
@@ -409,7 +429,8 @@ def _take_down(run_dir: Path, record: RunRecord) -> int:
 @dataclass(frozen=True, slots=True)
 class PartReport:
     """One process of the cluster, for people. ``incarnation`` in hex. ``state``: what the part
-    says, "up" for Ray's processes, "away" when it does not answer, "dead"."""
+    says, "up" for Ray's processes, "away" when it does not answer, "drained" when its machine is and
+    no other took its place, "dead"."""
 
     name: str
     role: str
@@ -471,6 +492,10 @@ def status(run_dir: Path, credential: str) -> Report:
     answers, damage = asyncio.run(_states_and_damage(asked, credential))
     states = dict(zip([facts.name for facts in asked], answers, strict=True))
     reports = [_report(name, found.get(name), states.get(name)) for name in names]
+    away = drained_parts(record, states.get(LEADER_ROLE))
+    reports = [
+        replace(r, state="drained") if r.name in away and r.state == "dead" else r for r in reports
+    ]
     if not record.up:
         reports = [report for report in reports if report.state != "dead"]
     serving = any(r.role == "node" and r.state == "serving" for r in reports) and any(
@@ -586,6 +611,10 @@ def _notes(record: RunRecord, reports: Sequence[PartReport]) -> list[str]:
     parts = sorted(name for name in dead if not name.startswith("ray-"))
     if parts and HEAD not in dead:
         notes.append(f"{', '.join(parts)}: not there, or being restarted")
+    if any(report.state == "drained" for report in reports):
+        notes.append(
+            "machines are drained: `sofs node ls`; `sofs node resume` lets one serve again"
+        )
     return notes
 
 

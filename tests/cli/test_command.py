@@ -21,6 +21,7 @@ from sofs.actors.lifecycle import UpOptions
 from sofs.actors.rundir import RunRecord
 from sofs.cli import delegate
 from sofs.cli.main import main
+from sofs.core.messages import PartStateReply
 from sofs.errors import (
     CredentialRefused,
     DiskFull,
@@ -431,3 +432,13 @@ def test_ports_are_below_the_ephemeral_ones_and_free_at_every_host() -> None:
         taken.listen()
         assert ray_cluster.is_free(hosts, port)
         assert not ray_cluster.is_free(hosts, port + 1)
+
+
+def test_parts_of_drained_machines_are_not_waited_for(tmp_path: Path) -> None:
+    made = record(tmp_path, b"c" * 16)
+    drained = PartStateReply("leader", facts=["slots=1:ab,3:cd", "drained=ray-node-2", "x"])
+    assert lifecycle.drained_parts(made, drained) == ["node-2", "witness-2"]
+    lost = PartStateReply("leader", facts=["slots=1:ab,3:cd", "drained="])
+    assert lifecycle.drained_parts(made, lost) == []  # It is to come back.
+    assert lifecycle.drained_parts(made, "does not answer") == []
+    assert lifecycle.drained_parts(made, None) == []
