@@ -429,8 +429,8 @@ def _take_down(run_dir: Path, record: RunRecord) -> int:
 @dataclass(frozen=True, slots=True)
 class PartReport:
     """One process of the cluster, for people. ``incarnation`` in hex. ``state``: what the part
-    says, "up" for Ray's processes, "away" when it does not answer, "drained" when its machine is and
-    no other took its place, "dead"."""
+    says, "up" for Ray's processes, "away" when it does not answer, "drained" when its machine is
+    and no other took its place, "dead"."""
 
     name: str
     role: str
