@@ -10,7 +10,9 @@ from __future__ import annotations
 import asyncio
 from typing import Final, TypeVar
 
-from sofs.core.messages import Message
+from sofs.actors.compose import create_roots
+from sofs.core.messages import AddVolume, ListVolumes, Message, VolumeList
+from sofs.core.share_table import check_volume_name
 from sofs.errors import FormatRefused, SofsError, Unavailable
 from sofs.ports.runtime import Clock
 from sofs.ports.stream import Transport
@@ -36,6 +38,15 @@ def ask(root: str, credential: str, body: Message, kind: type[R]) -> R:
     """Return the leader's answer. Raises what it refuses, CredentialRefused, FormatRefused (no
     cluster root), or Unavailable when no leader answers within ASK_S_MAX."""
     return asyncio.run(_ask(root, credential, body, kind))
+
+
+def create_volume(root: str, credential: str, name: str) -> VolumeList:
+    """Make a volume below the cluster's root, unless it is there, and have it served. Raises what
+    ``ask`` and the backend do; to be repeated when it was interrupted."""
+    check_volume_name(name)
+    ask(root, credential, ListVolumes(), VolumeList)  # Nothing is made without a leader.
+    create_roots(root, credential, name)
+    return ask(root, credential, AddVolume(token(), name), VolumeList)
 
 
 async def _ask(root: str, credential: str, body: Message, kind: type[R]) -> R:

@@ -9,8 +9,8 @@ import.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Final, Protocol, cast
 
 from sofs.core.members import Member
@@ -40,6 +40,7 @@ from sofs.services.leader.run import LEADER_ROLE, superseded
 from sofs.services.leader.state import SCHEMA as LEADER_SCHEMA
 from sofs.services.node.life import NodeConfig
 from sofs.services.node.part import NodePart
+from sofs.services.node.volumes import Volumes
 from sofs.services.shares import ShareView
 from sofs.services.tasks import Tasks
 from sofs.services.witness.part import WitnessConfig, WitnessPart
@@ -136,7 +137,9 @@ class _Ballasted:
         ballast: Ballast,
         world: World,
         die: Callable[[BaseException], None],
+        others: Sequence[_Ballasted] = (),
     ) -> None:
+        self._others = others  # End with this one.
         self._part = part
         self._ballast = ballast
         self._world = world
@@ -158,6 +161,8 @@ class _Ballasted:
 
     async def close(self) -> None:
         await self._tasks.close()
+        for other in self._others:
+            await other.close()
         await self._part.close()
 
 
@@ -192,8 +197,43 @@ async def start_part(
 async def _start_node(
     config: PartConfig, world: World, on_fatal: Callable[[BaseException], None]
 ) -> RunningPart:
-    volume, fenced, ballast = await open_volume(config, world)
     shares = await open_shares(config, world)
+    part: NodePart
+
+    async def make_other(volume: str) -> NodePart:
+        """The part of a further volume, behind the listener of the first one's."""
+        its_config = replace(config, volume=volume, dns="")
+        other, its_ballast = await _make_node(its_config, world, shares, on_fatal)
+        await other.start("", listener=_SharedListener(part.address))
+        if its_ballast is not None:
+            others.append(_Ballasted(other, its_ballast, world, on_fatal))
+        return other
+
+    others: list[_Ballasted] = []
+    volumes = Volumes(config.volume, shares, make_other)
+    part, ballast = await _make_node(config, world, shares, on_fatal, volumes)
+    await part.start(config.address)
+    return part if ballast is None else _Ballasted(part, ballast, world, on_fatal, others)
+
+
+class _SharedListener:
+    """A listener that belongs to another part of this process."""
+
+    def __init__(self, address: str) -> None:
+        self.address = address
+
+    async def close(self) -> None:
+        return
+
+
+async def _make_node(
+    config: PartConfig,
+    world: World,
+    shares: ShareView,
+    on_fatal: Callable[[BaseException], None],
+    volumes: Volumes | None = None,
+) -> tuple[NodePart, Ballast | None]:
+    volume, fenced, ballast = await open_volume(config, world)
     part = NodePart(
         clock=world.clock,
         entropy=world.entropy,
@@ -214,9 +254,9 @@ async def _start_node(
             shares=shares,
         ),
         on_exit=on_fatal,
+        volumes=volumes,
     )
-    await part.start(config.address)
-    return part if ballast is None else _Ballasted(part, ballast, world, on_fatal)
+    return part, ballast
 
 
 async def _start_witness(

@@ -7,7 +7,7 @@ from dataclasses import asdict
 from typing import Final
 
 from sofs.actors import admin
-from sofs.cli.operator import add_common, ask, show_json, show_table
+from sofs.cli.operator import add_common, ask, show_json, show_table, where
 from sofs.core.messages import (
     ChangeMachine,
     ListMachines,
@@ -29,6 +29,7 @@ runs is never ended.
 """
 VOLUME_EXAMPLES: Final = """\
 examples:
+  sofs volume create archive       another volume, below the root, with a share of its name
   sofs volume ls                   volumes, the machines of their authorities, their shares
   sofs volume ls --json
 """
@@ -56,16 +57,19 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         add_common(action)
     volume = commands.add_parser(
         "volume",
-        help="list volumes",
-        description="Volumes and where their authorities are meant to be.",
+        help="list and create volumes",
+        description="Volumes: trees of files, each with a coordinator and a resume-key.",
         epilog=VOLUME_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    listing = volume.add_subparsers(metavar="ACTION", required=True).add_parser(
-        "ls", help="all volumes"
-    )
+    actions = volume.add_subparsers(metavar="ACTION", required=True)
+    listing = actions.add_parser("ls", help="all volumes")
     listing.set_defaults(run=run_volume_ls)
     add_common(listing)
+    create = actions.add_parser("create", help="make a volume, or have one served that is there")
+    create.add_argument("name", metavar="NAME")
+    create.set_defaults(run=run_volume_create)
+    add_common(create)
 
 
 def run_node_ls(options: argparse.Namespace) -> int:
@@ -101,13 +105,21 @@ def state(machine: MachineInfo) -> str:
 
 
 def run_volume_ls(options: argparse.Namespace) -> int:
-    reply = ask(options, ListVolumes(), VolumeList)
+    show_volumes(options, ask(options, ListVolumes(), VolumeList))
+    return 0
+
+
+def run_volume_create(options: argparse.Namespace) -> int:
+    show_volumes(options, admin.create_volume(*where(options), options.name))
+    return 0
+
+
+def show_volumes(options: argparse.Namespace, reply: VolumeList) -> None:
     if options.json:
         show_json({"volumes": [asdict(volume) for volume in reply.volumes]})
-        return 0
+        return
     show_table(
         ("VOLUME", "COORDINATOR", "RESUME-KEY", "SHARES"),
         [(v.name, v.coordinator or "-", v.resume_key or "-", " ".join(v.shares) or "-")
          for v in reply.volumes],
     )  # fmt: skip
-    return 0

@@ -30,13 +30,19 @@ def add_common(parser: argparse.ArgumentParser) -> None:
 
 def ask(options: argparse.Namespace, body: Message, kind: type[R]) -> R:
     """Ask the leader of the cluster that ``options`` name."""
+    root, credential = where(options)
+    return admin.ask(root, credential, body, kind)
+
+
+def where(options: argparse.Namespace) -> tuple[str, str]:
+    """The root and the credential of the cluster that ``options`` name."""
     run_dir = rundir.find_run_dir(options.run_dir, options.root, os.environ)
     record = rundir.read_run(run_dir) if run_dir is not None else None
     root = options.root or (record.root if record is not None else "")
     if not root:
         raise InvalidParameter("no cluster is known on this machine; name one with --root")
     credential = find_credential(None, os.environ, run_dir)
-    return admin.ask(rundir.normal_root(root), credential, body, kind)
+    return rundir.normal_root(root), credential
 
 
 def show_json(fields: Any) -> None:

@@ -335,6 +335,16 @@ class ChangeMachine(Message):
     avoided: bool = False
 
 
+@message(192)
+@dataclass(slots=True)
+class AddVolume(Message):
+    """-> VolumeList. Serve the volume of that name, which the root's table has, and share it under
+    its name. One that is served already is no error."""
+
+    token: bytes = b""
+    name: str = ""
+
+
 @message(190)
 @dataclass(slots=True)
 class ListVolumes(Message):

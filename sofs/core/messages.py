@@ -19,18 +19,18 @@ from dataclasses import dataclass, field
 
 # fmt: off
 from sofs.core.control_messages import (  # isort: skip
-    AsyncNotify as AsyncNotify, ChangeMachine as ChangeMachine, ChangeShare as ChangeShare,
-    CheckpointTaken as CheckpointTaken, ClusterStatus as ClusterStatus, ClusterStatusReply as
-    ClusterStatusReply, CorruptList as CorruptList, Entries as Entries, Follow as Follow,
-    FollowReply as FollowReply, Followed as Followed, GetInterfaceList as GetInterfaceList, HandBack
-    as HandBack, HandBackReply as HandBackReply, InterfaceList as InterfaceList, ListCorrupt as
-    ListCorrupt, ListMachines as ListMachines, ListMembers as ListMembers, ListShares as ListShares,
-    ListVolumes as ListVolumes, LookAtShares as LookAtShares, MachineList as MachineList, MemberList
-    as MemberList, Notification as Notification, PartState as PartState, PartStateReply as
-    PartStateReply, RegisterMember as RegisterMember, RegisterMemberReply as RegisterMemberReply,
-    RegisterWitness as RegisterWitness, RegisterWitnessReply as RegisterWitnessReply, SetMembers as
-    SetMembers, ShareList as ShareList, SharesSeen as SharesSeen, UnregisterWitness as
-    UnregisterWitness, VolumeList as VolumeList,
+    AddVolume as AddVolume, AsyncNotify as AsyncNotify, ChangeMachine as ChangeMachine, ChangeShare
+    as ChangeShare, CheckpointTaken as CheckpointTaken, ClusterStatus as ClusterStatus,
+    ClusterStatusReply as ClusterStatusReply, CorruptList as CorruptList, Entries as Entries, Follow
+    as Follow, FollowReply as FollowReply, Followed as Followed, GetInterfaceList as
+    GetInterfaceList, HandBack as HandBack, HandBackReply as HandBackReply, InterfaceList as
+    InterfaceList, ListCorrupt as ListCorrupt, ListMachines as ListMachines, ListMembers as
+    ListMembers, ListShares as ListShares, ListVolumes as ListVolumes, LookAtShares as LookAtShares,
+    MachineList as MachineList, MemberList as MemberList, Notification as Notification, PartState as
+    PartState, PartStateReply as PartStateReply, RegisterMember as RegisterMember,
+    RegisterMemberReply as RegisterMemberReply, RegisterWitness as RegisterWitness,
+    RegisterWitnessReply as RegisterWitnessReply, SetMembers as SetMembers, ShareList as ShareList,
+    SharesSeen as SharesSeen, UnregisterWitness as UnregisterWitness, VolumeList as VolumeList,
 )
 from sofs.core.message_base import (  # isort: skip
     MESSAGES as MESSAGES, Message as Message, message as message,

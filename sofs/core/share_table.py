@@ -21,6 +21,8 @@ from sofs.errors import Corrupt, FormatRefused, InvalidName
 
 SHARES_FOLDER: Final = "shares"
 SHARE_NAME_CHARS_MAX: Final = 80
+VOLUME_NAME_CHARS_MAX: Final = 40
+_VOLUME: Final = frozenset("abcdefghijklmnopqrstuvwxyz0123456789-_.")
 _FORBIDDEN: Final = '/\\:*?"<>|'
 
 
@@ -68,6 +70,17 @@ def check_share_name(name: str) -> str:
     bad = [c for c in name if c in _FORBIDDEN or not c.isprintable()]
     if bad:
         raise InvalidName(f"the share name {name!r} holds {bad[0]!r}; choose another name")
+    return name
+
+
+def check_volume_name(name: str) -> str:
+    """Return ``name``; InvalidName unless it is 1 to 40 of a-z, 0-9, "-", "_" and ".", the first
+    one a letter or digit: it becomes part of the names of processes, files and folders."""
+    if not 0 < len(name) <= VOLUME_NAME_CHARS_MAX or name[0] in "-_." or set(name) - _VOLUME:
+        raise InvalidName(
+            f"the volume name {name!r} is not 1 to {VOLUME_NAME_CHARS_MAX} of a-z, 0-9, '-', '_' "
+            "and '.', a letter or digit first"
+        )
     return name
 
 

@@ -74,6 +74,7 @@ class ShareView:
         self._looked_ms: int | None = None  # When the last look that succeeded began.
         self._look: asyncio.Task[None] | None = None
         self._listeners: dict[object, Callable[[ShareTable], None]] = {}
+        self._watched = False
         self.table = default
         self.problem = ""
         self.looks = 0
@@ -135,9 +136,13 @@ class ShareView:
     def forget(self, who: object) -> None:
         self._listeners.pop(who, None)
 
-    def start(self, tasks: Tasks) -> None:
-        """Look again and again, as a task of ``tasks``."""
+    def start(self, tasks: Tasks) -> bool:
+        """Look again and again, as a task of ``tasks``; False when another part does so already."""
+        if self._watched:
+            return False
+        self._watched = True
         tasks.spawn(self._watch(), "shares")
+        return True
 
     async def _watch(self) -> None:
         said = ""

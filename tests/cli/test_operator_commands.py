@@ -190,6 +190,17 @@ def test_volumes_are_listed(sofs: Sofs) -> None:
     ]
 
 
+def test_a_volume_is_created_with_a_share_of_its_name(sofs: Sofs) -> None:
+    for _ in range(2):  # It is safe to repeat.
+        created = json.loads(sofs("volume", "create", "archive", "--json"))
+        assert [v["name"] for v in created["volumes"]] == ["share", "archive"]
+    while "m-3" not in (told := sofs("volume", "ls")):
+        pass
+    assert told.splitlines()[-1] == "archive  m-3          m-1         archive"
+    sofs("share", "create", "old", "--volume", "archive")
+    assert "OBJECT_NAME_INVALID" in sofs("volume", "create", "No/t", status=3)
+
+
 @pytest.mark.parametrize("noun", ["share", "node", "volume"])
 def test_help_has_examples(noun: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:

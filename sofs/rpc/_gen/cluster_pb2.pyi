@@ -174,6 +174,14 @@ class ListVolumes(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...
 
+class AddVolume(_message.Message):
+    __slots__ = ("token", "name")
+    TOKEN_FIELD_NUMBER: _ClassVar[int]
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    token: bytes
+    name: str
+    def __init__(self, token: _Optional[bytes] = ..., name: _Optional[str] = ...) -> None: ...
+
 class VolumeList(_message.Message):
     __slots__ = ("volumes",)
     VOLUMES_FIELD_NUMBER: _ClassVar[int]

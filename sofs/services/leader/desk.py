@@ -17,6 +17,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
 from sofs.core.messages import (
+    AddVolume,
     ChangeMachine,
     ChangeShare,
     MachineInfo,
@@ -178,6 +179,15 @@ class Desk:
         async with self._turn:
             await self._once(body.token, lambda: self._state().avoid(body.machine, body.avoided))
         return await self.machines()
+
+    async def add_volume(self, body: AddVolume) -> VolumeList:
+        """Serve another volume, and share it under its name."""
+        async with self._turn:
+            if await self._once(body.token, lambda: self._state().add_volume(body.name)):
+                self.published = False
+            if not self.published:
+                await self._publish()
+        return await self.volumes()
 
     async def volumes(self) -> VolumeList:
         """All volumes, the machines of their parts, and their shares."""

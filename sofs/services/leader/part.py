@@ -17,6 +17,7 @@ from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, Final
 
 from sofs.core.messages import (
+    AddVolume,
     ChangeMachine,
     ChangeShare,
     ClusterStatus,
@@ -241,7 +242,8 @@ class LeaderPart:
     def _request(self, body: Message) -> Coroutine[Any, Any, Message]:
         """What an operator wants, for the desk of the life that leads."""
         if not isinstance(
-            body, ListShares | ChangeShare | ListMachines | ChangeMachine | ListVolumes
+            body,
+            ListShares | ChangeShare | ListMachines | ChangeMachine | ListVolumes | AddVolume,
         ):
             raise NotSupported(f"the cluster service has no {type(body).__name__}")
         if self.reign is None:
@@ -256,6 +258,8 @@ class LeaderPart:
                 return desk.machines()
             case ChangeMachine():
                 return desk.change_machine(body)
+            case AddVolume():
+                return desk.add_volume(body)
             case _:
                 return desk.volumes()
 

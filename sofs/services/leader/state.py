@@ -11,7 +11,12 @@ from collections.abc import Sequence
 from typing import Final
 
 from sofs.constants import SHARES_MAX
-from sofs.core.share_table import ShareEntry, check_share_name, share_key
+from sofs.core.share_table import (
+    ShareEntry,
+    check_share_name,
+    check_volume_name,
+    share_key,
+)
 from sofs.errors import (
     BadNetworkName,
     LimitReached,
@@ -24,6 +29,7 @@ from sofs.services.leader.plan import Desired, Placed, Plan
 SCHEMA_VERSION: Final = 1
 REQUESTS_MAX: Final = 256
 AVOIDED_MAX: Final = 1_000
+VOLUMES_MAX: Final = 100
 SCHEMA: Final[Sequence[str]] = (
     """CREATE TABLE slot(
         slot INTEGER NOT NULL PRIMARY KEY,
@@ -140,10 +146,13 @@ class LeaderState:
 
     def add_volume(self, name: str) -> None:
         """Take a volume in, with a share of its name. Not done for one that is known, so that a
-        share which was deleted stays away."""
+        share which was deleted stays away. Raises InvalidName, LimitReached."""
         known = self.volumes()
         if name in known:
             return
+        check_volume_name(name)
+        if len(known) >= VOLUMES_MAX:
+            raise LimitReached(f"a cluster serves at most {VOLUMES_MAX} volumes")
         self._database.execute("INSERT INTO volume VALUES (?, ?)", (len(known) + 1, name))
         if self._find(name) is None:
             self._insert(ShareEntry(name, name))

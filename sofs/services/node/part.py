@@ -37,6 +37,7 @@ from sofs.ports.stream import Envelope, Listener, Stream, Transport
 from sofs.services.channel import Channel, check_hello
 from sofs.services.dns.registrar import Registrar
 from sofs.services.node.life import Node, NodeConfig, describe_end, is_fatal, start_life
+from sofs.services.node.volumes import Volumes
 from sofs.services.tasks import Tasks
 
 log = logging.getLogger("sofs.node")
@@ -51,7 +52,7 @@ PAUSE_MS_MAX: Final = 1_000
 
 class NodePart:
     """See the module. ``accept`` may be given to a listener that the process shares with other
-    parts; ``start`` makes one of its own otherwise."""
+    parts; ``start`` makes one of its own otherwise. ``volumes``: who serves other volumes."""
 
     def __init__(
         self,
@@ -62,6 +63,7 @@ class NodePart:
         fenced: FencedStore,
         config: NodeConfig,
         on_exit: Callable[[BaseException], None],
+        volumes: Volumes | None = None,
     ) -> None:
         self._clock = clock
         self._entropy = entropy
@@ -69,6 +71,8 @@ class NodePart:
         self._fenced = fenced
         self._config = config
         self._on_exit = on_exit
+        self._volumes = volumes
+        self._watches_shares = False
         self._tasks = Tasks(f"node-part {config.name}", self._crash)
         self._listener: Listener | None = None
         self._regained: Listener | None = None  # At the address that another process had at first.
@@ -94,7 +98,7 @@ class NodePart:
             self._listener = listener = await self._transport.listen(address, self.accept)
         self.endpoint = listener.address
         if self._config.shares is not None:
-            self._config.shares.start(self._tasks)
+            self._watches_shares = self._config.shares.start(self._tasks)
         try:
             self.node = await self._compose()
         except BaseException:
@@ -192,7 +196,9 @@ class NodePart:
         for listener in (self._listener, self._regained):
             if listener is not None:
                 await listener.close()
-        if self._config.shares is not None:
+        if self._volumes is not None:
+            await self._volumes.close()
+        if self._config.shares is not None and self._watches_shares:
             await self._config.shares.close()
 
     # Streams
@@ -201,11 +207,11 @@ class NodePart:
     async def accept(self, service: str, stream: Stream) -> None:
         """Serve one stream: clients of service ``file``; any other service only answers who we are
         and that we live."""
-        node = self.node
         if service == FILE_SERVICE:
-            if node is None:
-                raise Unavailable("this node is starting; connect again, or to another address")
-            await node.accept(stream)
+            if self._volumes is not None:
+                await self._volumes.accept(stream, self)
+            else:
+                await self.accept_session(stream)
             return
         channel = Channel(
             stream,
@@ -219,6 +225,13 @@ class NodePart:
             await asyncio.shield(channel.ended)
         finally:
             await channel.close()
+
+    async def accept_session(self, stream: Stream) -> None:
+        """Serve one client's stream on this part's volume."""
+        node = self.node
+        if node is None:
+            raise Unavailable("this node is starting; connect again, or to another address")
+        await node.accept(stream)
 
     def _on_other_message(self, channel: Channel, envelope: Envelope) -> None:
         node = self.node
@@ -244,6 +257,8 @@ class NodePart:
             return PartStateReply("node", self._config.name, b"", "starting", [self.last_end])
         state = node.describe()
         state.facts.append(f"lives={self.lives}")
+        if self._volumes is not None and self._volumes.names():
+            state.facts.append(f"other_volumes={','.join(self._volumes.names())}")
         if self._registrar is not None:
             heard = self._registrar.problem or f"told {self._registrar.said}"
             state.facts.append(f"dns={heard}")

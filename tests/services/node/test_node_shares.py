@@ -26,7 +26,9 @@ from sofs.errors import (
     Unavailable,
 )
 from sofs.services.channel import Channel, expect, open_channel
+from sofs.services.node.life import NodeConfig
 from sofs.services.node.part import NodePart
+from sofs.services.node.volumes import Volumes
 from sofs.services.shares import ShareView, publish
 from sofs.storage import StoreFences, SystemClock, attach, open_fenced
 
@@ -350,3 +352,60 @@ async def test_a_node_without_a_view_of_shares_does_not_look(tmp_path: Path) -> 
             await channel.call(m.LookAtShares())
         await channel.close()
     assert Unavailable.retry == "new-session"
+
+
+async def test_one_listener_serves_shares_on_several_volumes(tmp_path: Path) -> None:
+    other = ShareEntry("other", "vol2")
+    (tmp_path / "two").mkdir()
+    async with world(tmp_path / "two") as two, shares(tmp_path) as s:
+        made: list[str] = []
+        view = ShareView(s.w.clock, s.root, ShareTable(0, 0, (VOL,)))
+        broken = True
+
+        async def make(volume: str) -> NodePart:
+            made.append(volume)
+            if broken:
+                raise StoreFailed("its root is away")
+            part = NodePart(
+                clock=two.clock,
+                entropy=two.entropy,
+                transport=two.hub.transport(),
+                fenced=two.fenced,
+                config=NodeConfig("a", share=volume, volume=b"2" * 16, shares=view),
+                on_exit=two.exits.append,
+            )
+            await part.start("", listener=two.hub.listen("behind:1", part.accept))
+            return part
+
+        volumes = Volumes("vol", view, make)
+        part = s.w.nodes["a"] = NodePart(
+            clock=s.w.clock,
+            entropy=s.w.entropy,
+            transport=s.w.hub.transport(),
+            fenced=s.w.fenced,
+            config=NodeConfig("a", share="vol", volume=b"v" * 16, shares=view),
+            on_exit=s.w.exits.append,
+            volumes=volumes,
+        )
+        await part.start("a:1")
+        await s.publish(VOL, other)
+        with pytest.raises(DeadlineExceeded):
+            await s.connect("other", connect_timeout_ms=200)
+        assert volumes.names() == []
+        broken = False
+        async with s.connect("vol") as one, s.connect("other") as second:
+            assert made[-1] == "vol2"
+            tries = len(made)
+            await write(one, "/file", b"of one")
+            await write(second, "/file", b"of the other")
+            assert await one.read_file("/file") == b"of one"
+            assert await second.read_file("/file") == b"of the other"
+            async with s.connect("other") as third:
+                assert await third.read_file("/file") == b"of the other"
+            assert len(made) == tries
+        with pytest.raises(BadNetworkName):
+            await s.connect("nosuch")
+        await s.publish(VOL)
+        await s.tell("a")
+        with pytest.raises(BadNetworkName):
+            await s.connect("other")
