@@ -63,7 +63,8 @@ log = logging.getLogger("sofs.leader")
 ROUND_MS: Final = 500
 ROUND_BUSY_MS: Final = 100  # While something is missing.
 BACKOFF_MS_MAX: Final = 5_000
-SURVEY_MS: Final = 250  # Between two parts that are asked; those never asked go first.
+SURVEY_MS: Final = 250  # Between two parts that are asked; those never asked go first...
+SURVEY_IDLE_MS: Final = 1_000  # ...and when there are none of these.
 CREATE_AGAIN_MS: Final = AGAIN_MS
 ALONE_MS: Final = 10_000  # With one machine this long, the resume-key is made there too.
 HISTORY_EPOCHS_MAX: Final = 8  # Then the state is written as a checkpoint and old logs go.
@@ -382,8 +383,9 @@ class Reign:
     async def _survey_forever(self) -> None:
         """Ask one part after the other where it runs and listens."""
         turn = 0
+        unknown: list[str] = []
         while True:
-            await self.env.clock.sleep_ms(SURVEY_MS)
+            await self.env.clock.sleep_ms(SURVEY_MS if unknown else SURVEY_IDLE_MS)
             unknown = [name for name in self.running if name not in self.facts]
             names = sorted(unknown or self.running)
             turn += 1

@@ -84,6 +84,7 @@ async def test_a_part_that_a_superseded_leader_made_elsewhere_ends_up_where_it_b
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(reign_module, "SURVEY_MS", 5)
+    monkeypatch.setattr(reign_module, "SURVEY_IDLE_MS", 5)
     async with world(tmp_path) as w:
         platform = FakePlatform(M1, M2, M3)
         await leading(w, platform)
