@@ -487,6 +487,8 @@ def status(run_dir: Path, credential: str) -> Report:
     found = {f.name: f for f in procfile.read_all(run_dir) if f.run == record.run_id}
     names = [HEAD, *(f"{RAY_NODE}-{i}" for i in range(1, record.nodes + 1))]
     names += [name for name in part_names(record) if record.up or name in found]
+    pairs = ("coordinator", "resume-key")  # Of further volumes.
+    names += [n for n, facts in sorted(found.items()) if facts.role in pairs and n not in names]
     asked = [found[n] for n in names if n in found and found[n].address]
     asked = [facts for facts in asked if procfile.alive(facts)]
     answers, damage = asyncio.run(_states_and_damage(asked, credential))
