@@ -155,6 +155,11 @@ def test_a_machine_is_drained_and_resumed_under_an_open_file(
     [machine] = [name for name, parts in machines(cluster).items() if "coordinator" in parts]
     drain(cluster, machine, True)
     until(lambda: machines(cluster)[machine] == [], f"{machine} is left", cluster)
+    until(
+        lambda: "drained" in [part.state for part in cluster.status().parts],
+        "the node on it has ended",
+        cluster,
+    )
     open_file.goes_on(cluster)
     drain(cluster, machine, False)
     until(lambda: len(machines(cluster)[machine]) == 2, f"{machine} serves again", cluster)
@@ -167,8 +172,8 @@ def test_machines_that_leave_are_forgotten_and_those_that_join_serve(
 ) -> None:
     for number in (1, 3):
         until(lambda: all_run(cluster), "everything runs", cluster)
-        name = f"ray-node-{number}"
-        cluster.kill_ray(name)
+        name = f"machine-{number}"
+        cluster.kill_ray(f"ray-node-{number}")
         until(lambda name=name: name not in machines(cluster), f"{name} is gone", cluster)  # type: ignore[misc]
         open_file.goes_on(cluster)
         cluster.revive()
@@ -176,3 +181,18 @@ def test_machines_that_leave_are_forgotten_and_those_that_join_serve(
     until(lambda: all_run(cluster), "everything runs", cluster)
     homes = machines(cluster)
     assert not any({"coordinator", "resume-key"} <= set(parts) for parts in homes.values())
+
+
+def test_another_volume_is_served_by_the_same_nodes(
+    cluster: RayCluster, open_file: OpenFile
+) -> None:
+    admin.create_volume(str(cluster.root), cluster.credential, "archive")
+    url = cluster.url.replace("/share", "/archive")
+    with sofs.connect(url, credential=cluster.credential) as share:
+        share.write_file("/open-file", b"another file of that name")
+        assert share.read_file("/open-file") == b"another file of that name"
+    until(lambda: all_run(cluster), "everything runs", cluster)
+    homes = {name: machine for machine, names in machines(cluster).items() for name in names}
+    assert homes["coordinator-archive"] != homes["resume-key-archive"]
+    assert homes["coordinator-archive"] != homes["coordinator"]
+    open_file.goes_on(cluster)
