@@ -52,17 +52,15 @@ async def until(condition: Callable[[], object]) -> None:
             await asyncio.sleep(0.01)
 
 
-async def test_the_leaders_roster_reaches_each_new_life_of_the_dns_part(tmp_path: Path) -> None:
-    root = str(tmp_path / "root")
-    create_roots(root, CREDENTIAL, "share")
+def leader_config(root: str, folder: Path) -> PartConfig:
     port = ray_cluster.pick_ports(["127.0.0.10"], 2)
-    config = PartConfig(
+    return PartConfig(
         role="leader",
         name="leader",
         root=root,
         address="127.0.0.1:0",
         credential=CREDENTIAL,
-        run_dir=str(tmp_path / "run"),
+        run_dir=str(folder / "run"),
         run_id="ab" * 16,
         wanted_nodes=3,
         node_port=7440,
@@ -72,6 +70,12 @@ async def test_the_leaders_roster_reaches_each_new_life_of_the_dns_part(tmp_path
         dns_address=f"127.0.0.10:{port + 1}",
         dns_ttl_s=9,
     )
+
+
+async def test_the_leaders_roster_reaches_each_new_life_of_the_dns_part(tmp_path: Path) -> None:
+    root = str(tmp_path / "root")
+    create_roots(root, CREDENTIAL, "share")
+    config = leader_config(root, tmp_path)
     dns_config = replace(config, role="dns", name="dns", address=config.dns)
     fatal: list[BaseException] = []
     world = make_world(CREDENTIAL)

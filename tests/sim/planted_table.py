@@ -163,7 +163,7 @@ BUGS: Final = {
         ),
         _bug(
             "seal-does-not-sync",
-            "what was read from a predecessor is durable before anybody stands on it",
+            "what was read from a predecessor is durable before use",
             ("storage.seal:seal_append_log", "walk.run, sync, verify", "walk.run, verify"),
         ),
         _bug(
@@ -204,7 +204,7 @@ BUGS: Final = {
         ),
         _bug(
             "deleted-before-boundary",
-            "nothing is deleted before the checkpoint that replaces it is logged",
+            "nothing is deleted before its checkpoint is logged",
             (
                 "services.authority.checkpoints:Checkpoints.name",
                 "await self._group.write(CheckpointEntry(reference))\n"
@@ -304,7 +304,7 @@ BUGS: Final = {
         ),
         _bug(
             "recall-answered-by-next-incarnation",
-            "only the incarnation that holds a token gives it back",
+            "only the holding incarnation gives a token back",
             (
                 f"{_NODES}._ask",
                 "link = self.link(incarnation)",
@@ -463,7 +463,7 @@ BUGS: Final = {
         # More of recovery, and what is done twice
         _bug(
             "tail-under-older-tokens",
-            "tail replay takes records of the token that the log's owner holds",
+            "tail replay takes records of the owner's token only",
             (
                 "services.authority.commits:Commits.replay_tail",
                 "if file is None or file.token_generation != header.token_generation:",
@@ -518,7 +518,7 @@ BUGS: Final = {
         ),
         _bug(
             "detached-before-drained",
-            "a node lets go of a handle when its operations are durable and sent",
+            "a node lets go of a handle when its writes are sent",
             (
                 f"{_INBOUND}._detach",
                 "await handle.quiet()\n        await table.settle(handle.file)",

@@ -21,7 +21,6 @@ import io
 import itertools
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
 from typing import Any, ClassVar, Final
 
 from fs_draws import (
@@ -50,7 +49,9 @@ from fs_model import (
     Handle,
     Inode,
     Model,
+    Opened,
     Refused,
+    equal,
     same_info,
     serial_bytes,
 )
@@ -75,15 +76,6 @@ from sofs.errors import DeadlineExceeded, FileNotAvailable, OutcomeUnknown, Sofs
 
 FENCED_TRIES_MAX: Final = 20
 OK: Final = "ok"
-
-
-@dataclass(eq=False)
-class Opened:
-    """An open file on both sides."""
-
-    handle: Handle
-    file: AsyncFile
-    client: int
 
 
 class FileSystemMachine(RuleBasedStateMachine):
@@ -409,7 +401,7 @@ class FileSystemMachine(RuleBasedStateMachine):
             opened,
             lambda file: file.pread(size, offset),
             lambda: self.model.pread(opened.handle, size, offset),
-            _equal,
+            equal,
         )
 
     @precondition(lambda self: self.opened)
@@ -421,7 +413,7 @@ class FileSystemMachine(RuleBasedStateMachine):
             opened,
             lambda file: file.pwrite(data, offset),
             lambda: self.model.pwrite(opened.handle, data, offset),
-            _equal,
+            equal,
         )
 
     @precondition(lambda self: self.opened)
@@ -433,7 +425,7 @@ class FileSystemMachine(RuleBasedStateMachine):
             opened,
             lambda file: file.append(data),
             lambda: self.model.append(opened.handle, data),
-            _equal,
+            equal,
         )
 
     @precondition(lambda self: self.opened)
@@ -445,7 +437,7 @@ class FileSystemMachine(RuleBasedStateMachine):
             opened,
             lambda file: file.truncate(size),
             lambda: self.model.truncate(opened.handle, size),
-            _equal,
+            equal,
         )
 
     @precondition(lambda self: self.opened)
@@ -616,7 +608,7 @@ class FileSystemMachine(RuleBasedStateMachine):
             self._client(drawn),
             work,
             lambda: self.model.read_page(path, after, n),
-            _equal,
+            equal,
             names=[path],
         )
 
@@ -651,7 +643,7 @@ class FileSystemMachine(RuleBasedStateMachine):
             client,
             lambda share, limit_ms: share.read_file(path, deadline_ms=limit_ms),
             lambda: self.model.read_file(path),
-            _equal,
+            equal,
             names=[path],
         )
 
@@ -777,7 +769,7 @@ class FileSystemMachine(RuleBasedStateMachine):
                     found |= {f"{directory.rstrip('/')}/{n}": is_directory for n in names}
             return found
 
-        self._both(client, work, lambda: {i.path: i.directory for i in self.model.tree()}, _equal)
+        self._both(client, work, lambda: {i.path: i.directory for i in self.model.tree()}, equal)
         for inode in sorted(self.model.tree(), key=lambda i: i.path):
             if not inode.directory:
                 self._read_file(client, inode.path)
@@ -804,9 +796,3 @@ class FileSystemMachine(RuleBasedStateMachine):
             self._both(client, lambda share, _: share.close(), lambda: None)
         left = self.world.left_over()
         assert not left, left
-
-    # Comparing --------------------------------------------------------------------------------
-
-
-def _equal(found: Any, wanted: Any) -> None:
-    assert found == wanted, f"{found!r}, not {wanted!r}"

@@ -17,8 +17,9 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Any, Final
 
+from sofs.client.file import AsyncFile
 from sofs.core.messages import FileInfo
 
 FENCED: Final = "FILE_NOT_AVAILABLE"
@@ -573,3 +574,16 @@ def same_info(info: FileInfo, inode: Inode) -> None:
     }
     for name, at in inode.times.items():
         assert found[name] == at, f"{name}: {found[name]}, not {at}"
+
+
+def equal(found: Any, wanted: Any) -> None:
+    assert found == wanted, f"{found!r}, not {wanted!r}"
+
+
+@dataclass(eq=False)
+class Opened:
+    """An open file on both sides."""
+
+    handle: Handle
+    file: AsyncFile
+    client: int
