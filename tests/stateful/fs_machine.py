@@ -448,7 +448,7 @@ class FileSystemMachine(RuleBasedStateMachine):
             opened,
             lambda file: file.stat(),
             lambda: self.model.stat_handle(opened.handle),
-            self._same_info,
+            same_info,
         )
 
     @precondition(lambda self: self.opened)
@@ -459,7 +459,7 @@ class FileSystemMachine(RuleBasedStateMachine):
             opened,
             lambda file: file.set_info(delete_on_close=wish),
             lambda: self.model.set_delete_on_close(opened.handle, wish),
-            self._same_info,
+            same_info,
         )
 
     # Locks ------------------------------------------------------------------------------------
@@ -549,7 +549,7 @@ class FileSystemMachine(RuleBasedStateMachine):
             client,
             lambda share, limit_ms: share.mkdir(path, deadline_ms=limit_ms),
             lambda: self.model.mkdir(path),
-            self._same_info,
+            same_info,
             names=[path],
         )
 
@@ -589,7 +589,7 @@ class FileSystemMachine(RuleBasedStateMachine):
             self._client(drawn),
             lambda share, limit_ms: share.stat(path, deadline_ms=limit_ms),
             lambda: self.model.stat(path),
-            self._same_info,
+            same_info,
             names=[path],
         )
 
@@ -630,7 +630,7 @@ class FileSystemMachine(RuleBasedStateMachine):
                 return self.model.set_attributes(path, attributes)
             return self.model.set_times(path, chosen)
 
-        self._both(self._client(drawn), work, told, self._same_info, names=[path])
+        self._both(self._client(drawn), work, told, same_info, names=[path])
 
     # Whole files ------------------------------------------------------------------------------
 
@@ -668,7 +668,7 @@ class FileSystemMachine(RuleBasedStateMachine):
                 path, data, exclusive=exclusive, deadline_ms=limit_ms
             ),
             lambda: self.model.write_file(path, data, exclusive),
-            self._same_info,
+            same_info,
             names=[path],
         )
 
