@@ -1,0 +1,402 @@
+"""The record format of trace rings: fixed 64-byte records that survive the process that wrote them.
+
+Theory. A ring is one memory-mapped file of one process: a header of HEADER_BYTES, then slots of
+RECORD_BYTES. Record number n lies in slot n modulo the number of slots, so the newest records
+replace the oldest, and what was replaced is counted. A span is two records: its start, written when
+the work begins, and its end. A start without an end is work that never ended: in the ring of a
+dead process that is work which was *killed*. Notes and links add a text or a second span.
+
+Torn records. A process may be killed within the 64 bytes. Every record ends in the checksum of its
+other 60 bytes, which hold the low half of its number: a slot counts only if the checksum holds and
+the number is one that this slot can have, of the present lap or of the one before it. The header
+names the number at which the present lap began and is written before that lap's first record.
+
+A *context* names a span for others: 16 bytes of trace id, 8 of span id. It is what travels with a
+message; no bytes at all mean "not traced". The low byte of the span id of a client's operation is
+zero, and its n-th attempt has the same id with n in that byte: so the first attempt costs no record
+of its own unless it dies (``sofs/client/spans.py``).
+
+Rings are read by the version that wrote them or a later one; they are never a part of the data.
+Rules of this file: no I/O, no clock; whatever the bytes are, reading them returns records or says
+that they are no ring.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from enum import IntEnum
+from typing import Final
+
+from xxhash import xxh32_digest
+
+RECORD_BYTES: Final = 64
+HEADER_BYTES: Final = 4096
+RING_MAGIC: Final = b"SOFSRING"
+RING_VERSION: Final = 1
+CONTEXT_BYTES: Final = 24
+TRACE_BYTES: Final = 16
+TEXT_BYTES_MAX: Final = 44  # Of one note; a longer text is cut.
+ATTEMPTS_MAX: Final = 255  # Of one operation that are told apart; later ones share the last id.
+NO_CONTEXT: Final = b""
+_NO_CONTEXT_BYTES: Final = bytes(CONTEXT_BYTES)
+_NO_SPAN: Final = bytes(8)
+_SERIAL_MASK: Final = 0xFFFFFFFF
+
+_START: Final = struct.Struct("<BBHI24s8sQIQ")
+_END: Final = struct.Struct("<BBHI8sQQI24s")
+_NOTE: Final = struct.Struct("<BBHI8s44s")
+_LINK: Final = struct.Struct("<BBHI8s24s20x")
+_HEADER: Final = struct.Struct("<8sIIQQQQQB")
+_LAP_AT: Final = 16  # Of ``lap_start`` in the header.
+_CLOSED_AT: Final = 56
+_JSON_AT: Final = 64
+
+assert _START.size == _END.size == _NOTE.size == _LINK.size == RECORD_BYTES - 4
+
+
+# Types of records; plain numbers, as an enumeration doubles what packing one costs.
+_IS_START: Final = 1
+_IS_END: Final = 2
+_IS_NOTE: Final = 3
+_IS_LINK: Final = 4
+
+
+class SpanKind(IntEnum):
+    """What a span is about. Numbers are never used again."""
+
+    CLIENT = 1  # An operation, from the application's call to its answer.
+    ATTEMPT = 2  # One sending of an operation that was sent more than once.
+    FAILOVER = 3  # A client's change of node.
+    RECONNECT = 4  # Its search for a node that answers.
+    RECLAIM = 5  # Its handles, bound to the new node.
+    NODE = 6  # A request at a node.
+    WAIT = 7  # A request that waits until the volume has an authority.
+    BATCH = 8  # One write, sync and look at the claim of a log.
+    AUTHORITY = 9  # A request at the volume's authority.
+    SEAL = 10  # Of a node's data log, with its tail.
+    TAKEOVER = 11  # Of the volume, from the lost owner to serving.
+    CLAIM = 12  # One try to win an epoch.
+    LINEAGE = 13  # Sealing the log below and reading what it says.
+    REPLAY = 14  # Applying the tail.
+    NOTICE = 15  # A witness tells its clients that a node is gone.
+    RECALL = 16  # A node gives a token or handles back.
+    OTHER = 17
+
+
+class SpanStatus(IntEnum):
+    OK = 0
+    ERROR = 1  # Its note names the error.
+    LOST = 2  # The stream ended before the answer.
+    # Of readers only:
+    OPEN = 100  # It has not ended, and its process lives.
+    KILLED = 101  # It never ended: its process was killed.
+
+
+# What a span works on, by name of the message; the place in the table is in the record, so names
+# are only ever added at the end.
+OPERATIONS: Final = (
+    "",
+    "Open",
+    "Close",
+    "Reclaim",
+    "Read",
+    "Write",
+    "Flush",
+    "Truncate",
+    "Lock",
+    "Unlock",
+    "Stat",
+    "SetInfo",
+    "Mkdir",
+    "Rmdir",
+    "Unlink",
+    "Rename",
+    "ReadDir",
+    "WriteFile",
+    "ReadFile",
+    "Abandon",
+    "EndClient",
+    "ChangeLocks",
+    "WriteParts",
+    "RegisterNode",
+    "AcquireToken",
+    "FetchExtents",
+    "CommitRecords",
+    "Disconnected",
+    "Recall",
+    "Detach",
+    "LockUpdate",
+    "QuerySize",
+    "ReportCorrupt",
+    "GetInterfaceList",
+    "Hello",
+    "PartState",
+)
+OPERATION_NUMBERS: Final = {name: number for number, name in enumerate(OPERATIONS)}
+
+
+def attempt_context(operation: bytes, attempt: int) -> bytes:
+    """The context of an operation's n-th attempt, from 1."""
+    return operation[:-1] + bytes((min(attempt, ATTEMPTS_MAX),))
+
+
+def is_context(context: bytes) -> bool:
+    """May these bytes, which a peer sent, be used as a context?"""
+    return len(context) == CONTEXT_BYTES
+
+
+# Writing ----------------------------------------------------------------------------------------
+
+
+def encode_start(
+    serial: int,
+    kind: int,
+    operation: int,
+    context: bytes,
+    parent: bytes,
+    time_ns: int,
+    handle: int,
+    offset: int,
+) -> bytes:
+    """The start of a span. ``parent``: a span id of 8 bytes, zeros for none. ``time_ns``: of the
+    machine's monotonic clock. Only the low 32 bits of ``handle`` are kept."""
+    body = _START.pack(
+        _IS_START,
+        kind,
+        operation,
+        serial & _SERIAL_MASK,
+        context,
+        parent,
+        time_ns,
+        handle & 0xFFFFFFFF,
+        offset,
+    )
+    return body + xxh32_digest(body)
+
+
+def encode_end(
+    serial: int,
+    span: bytes,
+    status: int,
+    time_ns: int,
+    number: int,
+    length: int,
+    link: bytes,
+) -> bytes:
+    """The end of a span. ``number``: the operation's own (op sequence or op id, a log's record
+    number); ``link``: the context of the span that it waited for, or nothing."""
+    body = _END.pack(
+        _IS_END,
+        0,
+        status,
+        serial & _SERIAL_MASK,
+        span,
+        time_ns,
+        number,
+        length,
+        link or _NO_CONTEXT_BYTES,
+    )
+    return body + xxh32_digest(body)
+
+
+def encode_note(serial: int, span: bytes, text: str) -> bytes:
+    """A text about a span, cut to TEXT_BYTES_MAX."""
+    data = text.encode()[:TEXT_BYTES_MAX]
+    body = _NOTE.pack(_IS_NOTE, 0, len(data), serial & _SERIAL_MASK, span, data)
+    return body + xxh32_digest(body)
+
+
+def encode_link(serial: int, span: bytes, link: bytes) -> bytes:
+    """A second span that this one has to do with."""
+    body = _LINK.pack(_IS_LINK, 0, 0, serial & _SERIAL_MASK, span, link)
+    return body + xxh32_digest(body)
+
+
+@dataclass(frozen=True, slots=True)
+class RingOwner:
+    """Whose ring it is. ``wall_ns`` and ``monotonic_ns`` are one moment on both clocks; monotonic
+    times of one boot are comparable between processes. ``start_ticks``: see ``procfile``."""
+
+    name: str
+    role: str
+    pid: int
+    start_ticks: int
+    boot_id: str
+    wall_ns: int
+    monotonic_ns: int
+    run: str = ""
+
+
+def encode_header(owner: RingOwner, slots: int) -> bytes:
+    """The header of a fresh ring."""
+    fixed = _HEADER.pack(
+        RING_MAGIC,
+        RING_VERSION,
+        slots,
+        0,
+        owner.monotonic_ns,
+        owner.wall_ns,
+        owner.pid,
+        owner.start_ticks,
+        0,
+    )
+    text = json.dumps(
+        {"name": owner.name, "role": owner.role, "boot_id": owner.boot_id, "run": owner.run}
+    ).encode()
+    if len(text) > HEADER_BYTES - _JSON_AT - 4:
+        raise ValueError(f"a ring's owner is described by {len(text)} bytes")
+    head = fixed.ljust(_JSON_AT, b"\0") + len(text).to_bytes(4, "little") + text
+    return head.ljust(HEADER_BYTES, b"\0")
+
+
+def lap_field(lap_start: int) -> tuple[int, bytes]:
+    """Where the header names the first number of the present lap, and the bytes for there."""
+    return _LAP_AT, lap_start.to_bytes(8, "little")
+
+
+def closed_field() -> tuple[int, bytes]:
+    """Where the header says that the process ended in order, and the byte for there."""
+    return _CLOSED_AT, b"\1"
+
+
+# Reading ----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    kind: SpanKind
+    operation: str
+    context: bytes
+    parent: bytes  # A span id, or nothing.
+    time_ns: int
+    handle: int
+    offset: int
+
+
+@dataclass(frozen=True, slots=True)
+class End:
+    span: bytes
+    status: SpanStatus
+    time_ns: int
+    number: int
+    length: int
+    link: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Note:
+    span: bytes
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    span: bytes
+    link: bytes
+
+
+RingRecord = Start | End | Note | Link
+
+
+@dataclass(frozen=True, slots=True)
+class RingContents:
+    """A ring as it was read. ``records``: (number, record), oldest first. ``lost``: records that
+    newer ones replaced. ``torn``: slots that hold no whole record of their lap."""
+
+    owner: RingOwner
+    closed: bool
+    records: list[tuple[int, RingRecord]] = field(default_factory=list)
+    lost: int = 0
+    torn: int = 0
+
+
+def decode_ring(data: bytes | memoryview) -> RingContents | None:
+    """Read a ring, of which another process may write while it is read; None for what is none."""
+    header = _decode_header(bytes(data[:HEADER_BYTES]))
+    if header is None:
+        return None
+    owner, slots, lap_start, closed = header
+    slots = min(slots, (len(data) - HEADER_BYTES) // RECORD_BYTES)
+    older: list[tuple[int, RingRecord]] = []
+    newer: list[tuple[int, RingRecord]] = []
+    torn = 0
+    for slot in range(slots):
+        at = HEADER_BYTES + slot * RECORD_BYTES
+        raw = bytes(data[at : at + RECORD_BYTES])
+        if not any(raw):
+            continue
+        number = lap_start + slot
+        serial = int.from_bytes(raw[4:8], "little")
+        record = _decode_record(raw)
+        if record is not None and serial == number & _SERIAL_MASK:
+            newer.append((number, record))
+        elif record is not None and number >= slots and serial == number - slots & _SERIAL_MASK:
+            older.append((number - slots, record))
+        else:
+            torn += 1
+    last = newer[-1][0] if newer else lap_start - 1
+    return RingContents(owner, closed, older + newer, max(0, last + 1 - slots), torn)
+
+
+def _decode_header(head: bytes) -> tuple[RingOwner, int, int, bool] | None:
+    if len(head) < HEADER_BYTES or not head.startswith(RING_MAGIC):
+        return None
+    _, version, slots, lap, monotonic_ns, wall_ns, pid, ticks, closed = _HEADER.unpack_from(head)
+    if version != RING_VERSION:
+        return None
+    length = int.from_bytes(head[_JSON_AT : _JSON_AT + 4], "little")
+    try:
+        text = json.loads(head[_JSON_AT + 4 : _JSON_AT + 4 + length])
+        owner = RingOwner(
+            name=str(text["name"]),
+            role=str(text["role"]),
+            pid=pid,
+            start_ticks=ticks,
+            boot_id=str(text["boot_id"]),
+            wall_ns=wall_ns,
+            monotonic_ns=monotonic_ns,
+            run=str(text["run"]),
+        )
+    except (ValueError, KeyError, TypeError):
+        return None
+    return owner, slots, lap, bool(closed)
+
+
+def _decode_record(raw: bytes) -> RingRecord | None:
+    """Return a whole record, or None for anything else."""
+    body = raw[:-4]
+    if xxh32_digest(body) != raw[-4:]:
+        return None
+    match raw[0]:
+        case _ if raw[0] == _IS_START:
+            _, kind, operation, _, context, parent, time_ns, handle, offset = _START.unpack(body)
+            name = OPERATIONS[operation] if operation < len(OPERATIONS) else "?"
+            above = b"" if parent == _NO_SPAN else parent
+            return Start(_kind(kind), name, context, above, time_ns, handle, offset)
+        case _ if raw[0] == _IS_END:
+            _, _, status, _, span, time_ns, number, length, link = _END.unpack(body)
+            found = SpanStatus(status) if status <= SpanStatus.LOST else SpanStatus.ERROR
+            other = b"" if link == _NO_CONTEXT_BYTES else link
+            return End(span, found, time_ns, number, length, other)
+        case _ if raw[0] == _IS_NOTE:
+            _, _, length, _, span, text = _NOTE.unpack(body)
+            return Note(span, text[:length].decode(errors="replace"))
+        case _ if raw[0] == _IS_LINK:
+            *_, span, link = _LINK.unpack(body)
+            return Link(span, link)
+    return None
+
+
+def _kind(number: int) -> SpanKind:
+    try:
+        return SpanKind(number)
+    except ValueError:
+        return SpanKind.OTHER
+
+
+def starts(contents: RingContents) -> Iterator[Start]:
+    """The starts of a ring, oldest first."""
+    return (record for _, record in contents.records if isinstance(record, Start))

@@ -1,0 +1,159 @@
+"""The trace recorder as services see it: spans begin, end, and are told apart by their context.
+
+``CURRENT`` is the context of the span that the running task works for. A task inherits it from
+whoever spawned it, so a task that outlives what it was started for clears it first. Recording never
+fails and never suspends: what cannot be recorded is lost, and nothing else happens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Final, Protocol
+
+from sofs.core.trace import NO_CONTEXT, SpanKind, SpanStatus
+from sofs.errors import SofsError
+
+CURRENT: Final[ContextVar[bytes]] = ContextVar("sofs_trace", default=NO_CONTEXT)
+
+
+class Recorder(Protocol):
+    """Records spans of one process. A context of no bytes is ignored by every method."""
+
+    @property
+    def enabled(self) -> bool: ...
+
+    def begin(
+        self,
+        kind: SpanKind,
+        parent: bytes = NO_CONTEXT,
+        operation: str = "",
+        handle: int = 0,
+        offset: int = 0,
+    ) -> bytes:
+        """Record the start of a span below ``parent``, or of a new trace; return its context."""
+        ...
+
+    def begin_as(
+        self,
+        context: bytes,
+        kind: SpanKind,
+        parent: bytes,
+        operation: str = "",
+        handle: int = 0,
+        offset: int = 0,
+        *,
+        now: bool = True,
+    ) -> None:
+        """Record the start of a span whose context was made before. ``now`` false: it began when
+        its parent did."""
+        ...
+
+    def end(
+        self,
+        context: bytes,
+        status: SpanStatus = SpanStatus.OK,
+        number: int = 0,
+        length: int = 0,
+        link: bytes = NO_CONTEXT,
+    ) -> None:
+        """Record the end of a span. ``link``: the context of what it waited for."""
+        ...
+
+    def note(self, context: bytes, text: str) -> None:
+        """Say something about a span, in a few words."""
+        ...
+
+    def link(self, context: bytes, other: bytes) -> None:
+        """Connect a span to another one, of any trace."""
+        ...
+
+
+class NoRecorder:
+    """Records nothing."""
+
+    enabled = False
+
+    def begin(
+        self,
+        kind: SpanKind,
+        parent: bytes = NO_CONTEXT,
+        operation: str = "",
+        handle: int = 0,
+        offset: int = 0,
+    ) -> bytes:
+        """See ``Recorder``."""
+        return NO_CONTEXT
+
+    def begin_as(
+        self,
+        context: bytes,
+        kind: SpanKind,
+        parent: bytes,
+        operation: str = "",
+        handle: int = 0,
+        offset: int = 0,
+        *,
+        now: bool = True,
+    ) -> None:
+        """See ``Recorder``."""
+
+    def end(
+        self,
+        context: bytes,
+        status: SpanStatus = SpanStatus.OK,
+        number: int = 0,
+        length: int = 0,
+        link: bytes = NO_CONTEXT,
+    ) -> None:
+        """See ``Recorder``."""
+
+    def note(self, context: bytes, text: str) -> None:
+        """See ``Recorder``."""
+
+    def link(self, context: bytes, other: bytes) -> None:
+        """See ``Recorder``."""
+
+
+NO_RECORDER: Final = NoRecorder()
+
+
+@contextmanager
+def span(
+    recorder: Recorder,
+    kind: SpanKind,
+    operation: str = "",
+    *,
+    parent: bytes | None = None,
+    handle: int = 0,
+    note: str = "",
+) -> Iterator[bytes]:
+    """Record the block as a span below ``parent`` (by default the current one), which is current
+    inside. An error is noted and goes on."""
+    above = CURRENT.get() if parent is None else parent
+    context = recorder.begin(kind, above, operation, handle)
+    if note:
+        recorder.note(context, note)
+    token = CURRENT.set(context)
+    try:
+        yield context
+    except BaseException as error:
+        end_with(recorder, context, error)
+        raise
+    else:
+        recorder.end(context)
+    finally:
+        CURRENT.reset(token)
+
+
+def end_with(recorder: Recorder, context: bytes, error: BaseException) -> None:
+    """End a span because of an error."""
+    if context:
+        recorder.note(context, error_text(error))
+        recorder.end(context, SpanStatus.ERROR)
+
+
+def error_text(error: BaseException) -> str:
+    """An error in a few words: its code, or the name of its class."""
+    return error.code if isinstance(error, SofsError) else type(error).__name__

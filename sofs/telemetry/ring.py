@@ -1,0 +1,343 @@
+"""The trace ring of a process: a memory-mapped file that outlives it.
+
+Why a file in memory. A record is a copy of 64 bytes into a shared mapping: no system call, and what
+was copied is in the page cache whatever becomes of the process, SIGKILL included (a crash of the
+machine may take it). The file's blocks are allocated when it is made, since a write into a mapping
+for which the disk has no room would kill the process; where that fails, nothing is recorded.
+
+Any thread may record: the number of a record comes from ``itertools.count``, which no two callers
+get the same number of, and each number has its own slot. Span ids count too, in steps of 256, from
+a random start; so do not mistake them for secrets.
+
+A forked child inherits the mapping and must not write to it: it stops recording.
+
+Files. ``<folder>/<name>-<pid>-<start ticks>.ring``. Rings of dead processes are kept for whoever
+looks into what they did, the newest few of each name; the rest goes whenever a ring is made.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import logging
+import mmap
+import os
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from sofs.core.trace import (
+    CONTEXT_BYTES,
+    HEADER_BYTES,
+    NO_CONTEXT,
+    OPERATION_NUMBERS,
+    RECORD_BYTES,
+    TRACE_BYTES,
+    RingContents,
+    RingOwner,
+    SpanKind,
+    SpanStatus,
+    closed_field,
+    decode_ring,
+    encode_end,
+    encode_header,
+    encode_link,
+    encode_note,
+    encode_start,
+    lap_field,
+)
+from sofs.ports.trace import NO_RECORDER, Recorder
+
+log = logging.getLogger("sofs.trace")
+
+RING_MIB_DEFAULT: Final = 4  # 65,472 records: some 15,000 to 30,000 operations.
+RING_MIB_MAX: Final = 1024
+RING_MIB_VARIABLE: Final = "SOFS_TRACE_MIB"
+DEAD_RINGS_KEPT: Final = 4  # Of each name.
+RINGS_MAX: Final = 512  # Files of one folder that are looked at.
+SDK_FOLDER: Final = "sdk-trace"
+SUFFIX: Final = ".ring"
+_NO_SPAN: Final = bytes(8)
+
+
+class RingRecorder:
+    """Writes a process's ring. Made by ``open_ring``."""
+
+    enabled = True
+
+    def __init__(self, path: Path, mapping: mmap.mmap, slots: int) -> None:
+        self.path = path
+        self._ring: mmap.mmap | None = mapping
+        self._slots = slots
+        self._serials = itertools.count()
+        start = int.from_bytes(os.urandom(7), "big") << 7 & ~0xFF
+        self._spans = itertools.count(start or 256, 256)
+        self._trace = os.urandom(8)
+        self._now = time.monotonic_ns
+        os.register_at_fork(after_in_child=self._forget)
+
+    def _forget(self) -> None:
+        self._ring = None
+        self.enabled = False
+
+    def begin(
+        self,
+        kind: SpanKind,
+        parent: bytes = NO_CONTEXT,
+        operation: str = "",
+        handle: int = 0,
+        offset: int = 0,
+    ) -> bytes:
+        """See ``ports.trace.Recorder``."""
+        span = next(self._spans).to_bytes(8, "big")
+        if len(parent) == CONTEXT_BYTES:
+            context, above = parent[:TRACE_BYTES] + span, parent[TRACE_BYTES:]
+        else:
+            context, above = self._trace + span + span, _NO_SPAN
+        serial = next(self._serials)
+        self._put(
+            serial,
+            encode_start(
+                serial,
+                kind,
+                OPERATION_NUMBERS.get(operation, 0),
+                context,
+                above,
+                self._now(),
+                handle,
+                offset,
+            ),
+        )
+        return context
+
+    def begin_as(
+        self,
+        context: bytes,
+        kind: SpanKind,
+        parent: bytes,
+        operation: str = "",
+        handle: int = 0,
+        offset: int = 0,
+        *,
+        now: bool = True,
+    ) -> None:
+        """See ``ports.trace.Recorder``."""
+        if not context:
+            return
+        serial = next(self._serials)
+        self._put(
+            serial,
+            encode_start(
+                serial,
+                kind,
+                OPERATION_NUMBERS.get(operation, 0),
+                context,
+                parent[TRACE_BYTES:] or _NO_SPAN,
+                self._now() if now else 0,
+                handle,
+                offset,
+            ),
+        )
+
+    def end(
+        self,
+        context: bytes,
+        status: SpanStatus = SpanStatus.OK,
+        number: int = 0,
+        length: int = 0,
+        link: bytes = NO_CONTEXT,
+    ) -> None:
+        """See ``ports.trace.Recorder``."""
+        if context:
+            serial = next(self._serials)
+            self._put(
+                serial,
+                encode_end(
+                    serial, context[TRACE_BYTES:], status, self._now(), number, length, link
+                ),
+            )
+
+    def note(self, context: bytes, text: str) -> None:
+        """See ``ports.trace.Recorder``."""
+        if context:
+            serial = next(self._serials)
+            self._put(serial, encode_note(serial, context[TRACE_BYTES:], text))
+
+    def link(self, context: bytes, other: bytes) -> None:
+        """See ``ports.trace.Recorder``."""
+        if context and len(other) == CONTEXT_BYTES:
+            serial = next(self._serials)
+            self._put(serial, encode_link(serial, context[TRACE_BYTES:], other))
+
+    def _put(self, serial: int, record: bytes) -> None:
+        ring = self._ring
+        if ring is None:
+            return
+        slot = serial % self._slots
+        if not slot and serial:
+            at, lap = lap_field(serial)
+            ring[at : at + len(lap)] = lap
+        at = HEADER_BYTES + slot * RECORD_BYTES
+        ring[at : at + RECORD_BYTES] = record
+
+    def close(self) -> None:
+        """Say in the header that the process ended in order: what is open was not killed."""
+        ring, self._ring = self._ring, None
+        if ring is not None:
+            at, byte = closed_field()
+            ring[at : at + 1] = byte
+
+
+def ring_mib(environment: Mapping[str, str]) -> int:
+    """How large rings are to be: SOFS_TRACE_MIB, 0 for none."""
+    text = environment.get(RING_MIB_VARIABLE, "")
+    try:
+        wanted = int(text) if text else RING_MIB_DEFAULT
+    except ValueError:
+        log.warning("%s=%r is no number of MiB; %d is used", RING_MIB_VARIABLE, text, 4)
+        wanted = RING_MIB_DEFAULT
+    return max(0, min(wanted, RING_MIB_MAX))
+
+
+def open_ring(folder: Path, name: str, role: str, mib: int, *, run: str = "") -> Recorder:
+    """Make this process's ring, or return a recorder that records nothing: when ``mib`` is 0, and
+    when the folder does not take it (which is logged: no service fails for its traces)."""
+    if mib <= 0:
+        return NO_RECORDER
+    try:
+        make_private(folder)
+        prune(folder)
+        return _create(folder, name, role, mib, run)
+    except OSError as error:
+        log.warning("no traces of this process: %s", error)
+        return NO_RECORDER
+
+
+def _create(folder: Path, name: str, role: str, mib: int, run: str) -> RingRecorder:
+    pid = os.getpid()
+    ticks = start_ticks(pid)
+    owner = RingOwner(
+        name=name,
+        role=role,
+        pid=pid,
+        start_ticks=ticks,
+        boot_id=boot_id(),
+        wall_ns=time.time_ns(),
+        monotonic_ns=time.monotonic_ns(),
+        run=run,
+    )
+    n_bytes = mib << 20
+    path = folder / f"{name}-{pid}-{ticks}{SUFFIX}"
+    partial = path.with_suffix(".making")
+    descriptor = os.open(partial, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o600)
+    try:
+        os.posix_fallocate(descriptor, 0, n_bytes)
+        mapping = mmap.mmap(descriptor, n_bytes)
+    except OSError:
+        partial.unlink()
+        raise
+    finally:
+        os.close(descriptor)
+    slots = (n_bytes - HEADER_BYTES) // RECORD_BYTES
+    mapping[:HEADER_BYTES] = encode_header(owner, slots)
+    os.replace(partial, path)
+    return RingRecorder(path, mapping, slots)
+
+
+def make_private(folder: Path) -> None:
+    """Create a folder that only we may enter; PermissionError for one of somebody else's."""
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    found = folder.stat()
+    if found.st_uid != os.getuid() or found.st_mode & 0o022:
+        raise PermissionError(f"{folder} belongs to another user or may be written by others")
+
+
+def sdk_folder(environment: Mapping[str, str]) -> Path:
+    """Where the processes of this user that use the SDK keep their rings."""
+    runtime = environment.get("XDG_RUNTIME_DIR")
+    base = Path(runtime) / "sofs" if runtime else Path("/tmp") / f"sofs-{os.getuid()}"
+    return base / SDK_FOLDER
+
+
+# Reading ----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class FoundRing:
+    """A ring of a folder. ``alive``: its process still runs."""
+
+    path: Path
+    contents: RingContents
+    alive: bool
+
+
+def read_rings(*folders: Path) -> list[FoundRing]:
+    """Read every ring of the folders, of living and of dead processes, by path."""
+    found = []
+    for folder in folders:
+        for path in _paths(folder):
+            try:
+                contents = decode_ring(path.read_bytes())
+            except OSError:
+                continue  # Removed meanwhile.
+            if contents is not None:
+                found.append(FoundRing(path, contents, process_alive(contents.owner)))
+    return found
+
+
+def prune(folder: Path) -> None:
+    """Remove rings of dead processes, but for the newest DEAD_RINGS_KEPT of each name."""
+    dead: dict[str, list[tuple[float, Path]]] = {}
+    for path in [*_paths(folder), *folder.glob("*.making")]:
+        name, pid, ticks = _parts(path)
+        if pid and _runs(pid, ticks):
+            continue
+        with contextlib.suppress(FileNotFoundError):
+            if path.suffix != SUFFIX:
+                path.unlink()  # Its process died while it made it.
+            else:
+                dead.setdefault(name, []).append((path.stat().st_mtime, path))
+    for rings in dead.values():
+        for _, path in sorted(rings, reverse=True)[DEAD_RINGS_KEPT:]:
+            path.unlink(missing_ok=True)
+
+
+def _paths(folder: Path) -> list[Path]:
+    return sorted(folder.glob(f"*{SUFFIX}"))[:RINGS_MAX]
+
+
+def _parts(path: Path) -> tuple[str, int, int]:
+    """Name, pid and start ticks of a ring's file name; zeros for another's."""
+    name, _, rest = path.stem.rpartition("-")
+    name, _, pid = name.rpartition("-")
+    return (name, int(pid), int(rest)) if pid.isdigit() and rest.isdigit() else (path.stem, 0, 0)
+
+
+def process_alive(owner: RingOwner) -> bool:
+    """Does the very process that wrote a ring still run?"""
+    return owner.boot_id == boot_id() and _runs(owner.pid, owner.start_ticks)
+
+
+def _runs(pid: int, ticks: int) -> bool:
+    try:
+        fields = _stat(pid)
+    except (OSError, ValueError):
+        return False
+    return fields[0] not in "ZX" and int(fields[19]) == ticks
+
+
+def _stat(pid: int) -> list[str]:
+    text = Path(f"/proc/{pid}/stat").read_text()
+    return text[text.rindex(")") + 2 :].split()
+
+
+def start_ticks(pid: int) -> int:
+    """When a process started, in clock ticks since boot."""
+    return int(_stat(pid)[19])
+
+
+def boot_id() -> str:
+    """Identity of this boot of the machine."""
+    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()

@@ -1,0 +1,170 @@
+"""Records of the trace ring: what is read is what was written, and nothing torn is believed."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from sofs.core.trace import (
+    CONTEXT_BYTES,
+    HEADER_BYTES,
+    RECORD_BYTES,
+    TEXT_BYTES_MAX,
+    End,
+    Link,
+    Note,
+    RingOwner,
+    SpanKind,
+    SpanStatus,
+    Start,
+    attempt_context,
+    closed_field,
+    decode_ring,
+    encode_end,
+    encode_header,
+    encode_link,
+    encode_note,
+    encode_start,
+    lap_field,
+)
+
+SLOTS = 8
+OWNER = RingOwner("node-1", "node", 4711, 99, "boot", 1_700_000_000_000_000_000, 5_000, "run")
+CONTEXT = bytes(range(CONTEXT_BYTES))
+PARENT = b"\7" * 8
+
+
+class Ring:
+    """A ring in memory, written as the recorder writes one."""
+
+    def __init__(self) -> None:
+        self.data = bytearray(encode_header(OWNER, SLOTS) + bytes(SLOTS * RECORD_BYTES))
+        self.serial = 0
+
+    def put(self, record: bytes) -> None:
+        if self.serial % SLOTS == 0:
+            at, lap = lap_field(self.serial)
+            self.data[at : at + 8] = lap
+        at = HEADER_BYTES + self.serial % SLOTS * RECORD_BYTES
+        self.data[at : at + RECORD_BYTES] = record
+        self.serial += 1
+
+    def ends(self, count: int) -> None:
+        for _ in range(count):
+            self.put(encode_end(self.serial, PARENT, 0, self.serial, self.serial, 0, b""))
+
+
+def test_every_record_is_64_bytes_and_comes_back_as_it_was_written() -> None:
+    ring = Ring()
+    records = [
+        encode_start(0, SpanKind.NODE, 5, CONTEXT, PARENT, 2**63, 77, 2**62),
+        encode_end(1, CONTEXT[16:], SpanStatus.ERROR, 9, 2**60, 4096, CONTEXT),
+        encode_note(2, CONTEXT[16:], "to 127.0.0.1"),
+        encode_link(3, CONTEXT[16:], CONTEXT),
+    ]
+    for record in records:
+        assert len(record) == RECORD_BYTES
+        ring.put(record)
+    contents = decode_ring(bytes(ring.data))
+    assert contents is not None
+    assert contents.owner == OWNER
+    assert [record for _, record in contents.records] == [
+        Start(SpanKind.NODE, "Write", CONTEXT, PARENT, 2**63, 77, 2**62),
+        End(CONTEXT[16:], SpanStatus.ERROR, 9, 2**60, 4096, CONTEXT),
+        Note(CONTEXT[16:], "to 127.0.0.1"),
+        Link(CONTEXT[16:], CONTEXT),
+    ]
+    assert (contents.lost, contents.torn, contents.closed) == (0, 0, False)
+
+
+@pytest.mark.parametrize("written", [1, SLOTS - 1, SLOTS, SLOTS + 1, 3 * SLOTS, 3 * SLOTS + 5])
+def test_a_ring_holds_its_newest_records_in_order_and_counts_those_it_lost(written: int) -> None:
+    ring = Ring()
+    ring.ends(written)
+    contents = decode_ring(bytes(ring.data))
+    assert contents is not None
+    kept = min(written, SLOTS)
+    assert [number for number, _ in contents.records] == list(range(written - kept, written))
+    assert contents.lost == written - kept
+    assert contents.torn == 0
+
+
+def test_a_record_with_any_byte_of_an_older_one_is_torn() -> None:
+    ring = Ring()
+    ring.ends(SLOTS)
+    old = bytes(ring.data[HEADER_BYTES : HEADER_BYTES + RECORD_BYTES])
+    new = encode_start(SLOTS, SpanKind.CLIENT, 4, CONTEXT, PARENT, 1, 2, 3)
+    at, lap = lap_field(SLOTS)
+    ring.data[at : at + 8] = lap
+    for cut in range(1, RECORD_BYTES):
+        ring.data[HEADER_BYTES : HEADER_BYTES + RECORD_BYTES] = new[:cut] + old[cut:]
+        contents = decode_ring(bytes(ring.data))
+        assert contents is not None
+        assert contents.torn == 1, cut
+        assert [n for n, _ in contents.records] == list(range(1, SLOTS))
+
+
+def test_a_whole_record_of_an_impossible_lap_is_not_believed() -> None:
+    ring = Ring()
+    ring.ends(SLOTS)
+    stale = encode_end(3 * SLOTS + 1, PARENT, 0, 0, 0, 0, b"")
+    ring.data[HEADER_BYTES + RECORD_BYTES : HEADER_BYTES + 2 * RECORD_BYTES] = stale
+    contents = decode_ring(bytes(ring.data))
+    assert contents is not None
+    assert contents.torn == 1
+    assert 1 not in [number for number, _ in contents.records]
+
+
+def test_numbers_beyond_32_bits_are_told_by_the_lap() -> None:
+    ring = Ring()
+    ring.serial = 2**33
+    ring.ends(SLOTS + 3)
+    contents = decode_ring(bytes(ring.data))
+    assert contents is not None
+    assert [n for n, _ in contents.records] == list(range(2**33 + 3, 2**33 + SLOTS + 3))
+
+
+def test_whatever_the_bytes_are_reading_raises_nothing() -> None:
+    seed = random.randrange(2**32)
+    print("seed", seed)
+    chance = random.Random(seed)
+    ring = Ring()
+    ring.ends(SLOTS + 2)
+    for _ in range(500):
+        data = bytearray(ring.data)
+        for _ in range(chance.randrange(1, 20)):
+            data[chance.randrange(len(data))] = chance.randrange(256)
+        decode_ring(bytes(data[: chance.randrange(len(data) + 1)]))
+
+
+def test_what_is_no_ring_is_none() -> None:
+    assert decode_ring(b"") is None
+    assert decode_ring(b"x" * 10_000) is None
+
+
+def test_a_ring_whose_process_ended_in_order_says_so() -> None:
+    ring = Ring()
+    at, byte = closed_field()
+    ring.data[at : at + 1] = byte
+    contents = decode_ring(bytes(ring.data))
+    assert contents is not None
+    assert contents.closed
+
+
+def test_a_note_is_cut_within_its_limit_even_inside_a_letter() -> None:
+    ring = Ring()
+    ring.put(encode_note(0, PARENT, "x" * (TEXT_BYTES_MAX - 1) + "ü"))
+    contents = decode_ring(bytes(ring.data))
+    assert contents is not None
+    [(_, note)] = contents.records
+    assert isinstance(note, Note)
+    assert note.text.startswith("x" * (TEXT_BYTES_MAX - 1))
+
+
+def test_attempts_of_an_operation_have_ids_of_their_own() -> None:
+    operation = b"t" * 16 + b"sssssss\0"
+    contexts = {attempt_context(operation, n) for n in range(1, 256)}
+    assert len(contexts) == 255
+    assert operation not in contexts
+    assert attempt_context(operation, 1000) == attempt_context(operation, 255)
