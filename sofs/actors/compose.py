@@ -9,8 +9,10 @@ import.
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Final, Protocol, cast
 
 from sofs.core.members import Member
@@ -21,6 +23,7 @@ from sofs.errors import BadNetworkName, FormatRefused, InvalidParameter, SofsErr
 from sofs.ports.log import FencedStore
 from sofs.ports.platform import Platform
 from sofs.ports.store import AppendStore, Store
+from sofs.ports.trace import NO_RECORDER, Recorder
 from sofs.rpc.address import split_address
 from sofs.rpc.convert import WireCodec
 from sofs.rpc.transport import GrpcTransport
@@ -59,6 +62,7 @@ from sofs.storage import (
 )
 from sofs.storage.ballast import BALLAST_BYTES
 from sofs.storage.names import below
+from sofs.telemetry.ring import TRACE_FOLDER, open_ring, ring_mib
 
 log = logging.getLogger("sofs")
 
@@ -121,11 +125,24 @@ class World:
     entropy: SystemEntropy
     blocking: ThreadBlocking
     transport: GrpcTransport
+    recorder: Recorder = NO_RECORDER
 
 
-def make_world(credential: str) -> World:
+def make_world(credential: str, recorder: Recorder = NO_RECORDER) -> World:
     clock = SystemClock()
-    return World(clock, SystemEntropy(), ThreadBlocking(), GrpcTransport(credential, clock))
+    transport = GrpcTransport(credential, clock)
+    return World(clock, SystemEntropy(), ThreadBlocking(), transport, recorder)
+
+
+def part_recorder(config: PartConfig) -> Recorder:
+    """Make the trace ring of this process in its run directory."""
+    return open_ring(
+        Path(config.run_dir) / TRACE_FOLDER,
+        config.name,
+        config.role,
+        ring_mib(os.environ),
+        run=config.run_id,
+    )
 
 
 class _Ballasted:
@@ -180,7 +197,7 @@ async def start_part(
     for a root that cannot be served. ``on_fatal`` gets what a restart of the process must mend.
     The leader needs a ``platform``, and calls ``on_over`` when its run has ended for good.
     """
-    world = world or make_world(config.credential)
+    world = world or make_world(config.credential, part_recorder(config))
     if config.role == LEADER_ROLE and platform is not None:
         return await _start_leader(config, world, platform, on_fatal, on_over)
     if config.role in (COORDINATOR, RESUME_KEY):
@@ -255,6 +272,7 @@ async def _make_node(
         ),
         on_exit=on_fatal,
         volumes=volumes,
+        recorder=world.recorder,
     )
     return part, ballast
 
@@ -275,6 +293,7 @@ async def _start_witness(
             shares=await open_shares(config, world),
         ),
         on_exit=on_fatal,
+        recorder=world.recorder,
     )
     await part.start(config.address)
     return part
@@ -341,6 +360,7 @@ async def _start_authority(
             entries=entries,
             messages=WireCodec(),
             new_database=lambda: ApswState.create(SCHEMA),
+            recorder=world.recorder,
         ),
         on_fatal,
     )
@@ -454,6 +474,7 @@ async def open_volume(
     [attached] = await world.blocking.run("", lambda: _attach_volume(config))
     volume, store = cast("tuple[bytes, Store]", attached)
     ballast = ballast_of(store, config)
+    options = replace(options or LogOptions(), recorder=world.recorder)
     fenced = open_fenced(store, world.clock, world.entropy, world.blocking, options, ballast)
     return volume, fenced, ballast
 

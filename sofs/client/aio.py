@@ -443,6 +443,7 @@ def connect(
             warm=warm,
             witness=witness,
             release=release,
+            recorder=runtime.recorder,
         )
         return AsyncShare(core, parsed)
 

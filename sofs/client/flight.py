@@ -43,6 +43,7 @@ from sofs.client.operation import (
     SettleToken,
     Waiter,
 )
+from sofs.client.spans import Spans
 from sofs.core.messages import (
     Abandon,
     AbandonReply,
@@ -92,12 +93,14 @@ class Flight:
         caller: Caller,
         tasks: Tasks,
         end_session: EndSession,
+        spans: Spans | None = None,
     ) -> None:
         self._clock = clock
         self._jitter = jitter
         self._caller = caller
         self._tasks = tasks
         self._end_session = end_session
+        self.spans = spans or Spans()
         self._numbers = Numbers()
         self._metadata = Lane()
         self._pending: dict[Operation, None] = {}
@@ -148,6 +151,7 @@ class Flight:
     def submit(self, op: Operation) -> None:
         """Admit the operation or let it wait; its waiter gets the answer or the error."""
         handle = op.handle
+        self.spans.begun(op)
         if self._closed is not None:
             self._reject(op, error_from_code(self._closed.code, self._closed.message))
             return
@@ -291,7 +295,7 @@ class Flight:
         self._flying += 1
         op.flying = True
         try:
-            channel.begin_to(op, body, op.data)
+            channel.begin_to(op, body, op.data, self.spans.sent(op))
         except Unavailable:
             self._landed(op)  # It stays pending; the next session sends it.
         except LimitExceeded as error:
@@ -311,6 +315,7 @@ class Flight:
             if op.kind is Kind.METADATA:
                 self._note(op, body)
             self._remove(op)
+            self.spans.answered(op)
             if not op.waiter.done():
                 op.waiter.set_result(envelope)
             if self._lanes:
@@ -337,6 +342,7 @@ class Flight:
     def on_lost(self, op: Operation, error: BaseException) -> None:
         """The channel ended, or refused to send it."""
         self._landed(op)
+        self.spans.lost(op)
         if isinstance(error, Unavailable):
             op.last_error = error
             if op.kind is not Kind.QUERY:
@@ -346,6 +352,7 @@ class Flight:
 
     def _refused(self, op: Operation, error: SofsError) -> None:
         op.last_error = error
+        self.spans.refused(op, error)
         if not error.definite and op.kind is not Kind.QUERY:
             op.indefinite = True
         if error.retry == "never":
@@ -466,6 +473,10 @@ class Flight:
         self._pump()
         return replays
 
+    def oldest_trace(self) -> bytes:
+        """The context of the operation that has waited longest, if it is recorded."""
+        return next((op.trace for op in self._pending if op.trace), b"")
+
     def silent_ms(self, now_ms: int) -> int:
         """For how long an operation has been flying while the node said nothing at all."""
         if not self._flying or self._channel is None:
@@ -553,9 +564,9 @@ class Flight:
         if self._lanes:
             self._pump()
 
-    @staticmethod
-    def _reject(op: Operation, error: BaseException) -> None:
+    def _reject(self, op: Operation, error: BaseException) -> None:
         op.finished = True
+        self.spans.failed(op, error)
         if not op.waiter.done():
             op.waiter.set_exception(error)
 
@@ -668,6 +679,7 @@ class Flight:
         more."""
         outcome: asyncio.Future[Settled] = asyncio.get_running_loop().create_future()
         outcome.add_done_callback(_retrieve)
+        self.spans.failed(op, OutcomeUnknown())
         token = SettleToken(op.name, op.path, op.number, outcome)
         if isinstance(op.body, Close):
             op.deadline_ms = FAR_AWAY_MS

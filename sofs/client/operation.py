@@ -160,6 +160,7 @@ class Operation:
     sent."""
 
     __slots__ = (
+        "attempts",
         "body",
         "data",
         "deadline_ms",
@@ -179,6 +180,7 @@ class Operation:
         "session_errors",
         "span",
         "took_effect",
+        "trace",
         "urgent",
         "waiter",
     )
@@ -215,6 +217,8 @@ class Operation:
         self.proving = False  # Refused, and it is being settled that no copy is executed later.
         self.took_effect = False  # Settled as executed, although a copy of it was refused.
         self.urgent = False  # Passes the limits: what settles must not wait for what it settles.
+        self.trace = b""  # The context of its span, while it is recorded.
+        self.attempts = 0  # Copies sent.
         self.replayed = 0  # The session that sent it again.
         self.refusals = 0
         self.session_errors = 0

@@ -7,6 +7,7 @@ a connection is made: ``import sofs`` stays cheap.
 from __future__ import annotations
 
 import asyncio
+import atexit
 import os
 import socket
 from collections.abc import Awaitable, Callable, Sequence
@@ -16,6 +17,7 @@ from sofs.client.dialing import Resolver
 from sofs.client.url import PORT_DEFAULT, ShareUrl, is_literal, join_host
 from sofs.ports.runtime import Clock, Entropy
 from sofs.ports.stream import Transport
+from sofs.ports.trace import NO_RECORDER, Recorder
 
 Release = Callable[[], Awaitable[None]]
 
@@ -29,6 +31,7 @@ class Runtime:
     clock: Clock
     entropy: Entropy
     addresses: Sequence[str] | Resolver
+    recorder: Recorder = NO_RECORDER
 
 
 def system_runtime(
@@ -47,7 +50,25 @@ def system_runtime(
         clock=clock,
         entropy=entropy or SystemEntropy(),
         addresses=_addresses(url),
+        recorder=_process_recorder() if transport is None else NO_RECORDER,
     )
+
+
+_recorder: tuple[int, Recorder] = (0, NO_RECORDER)  # Of which process, and it.
+
+
+def _process_recorder() -> Recorder:
+    """The one trace ring of this process, made with its first connection."""
+    from sofs.telemetry.ring import open_ring, ring_mib, sdk_folder
+
+    global _recorder
+    if _recorder[0] != os.getpid():
+        environment = os.environ  # noqa: TID251
+        mib = ring_mib(environment)
+        recorder = open_ring(sdk_folder(environment), "client", "client", mib)
+        _recorder = (os.getpid(), recorder)
+        atexit.register(recorder.close)
+    return _recorder[1]
 
 
 def _given(transport: Transport) -> Callable[[], tuple[Transport, Release | None]]:

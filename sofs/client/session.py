@@ -26,6 +26,7 @@ import asyncio
 import contextlib
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from itertools import islice
 from typing import Final
@@ -35,6 +36,7 @@ from sofs.client.dialing import AddressBook, Dialer, Resolver, node_of
 from sofs.client.facts import ClusterFacts, FailoverRecord
 from sofs.client.flight import Flight
 from sofs.client.operation import Kind, RemoteHandle, Settled, SettleToken
+from sofs.client.spans import Spans
 from sofs.client.witness import WitnessClient
 from sofs.constants import (
     CLIENT_HEDGE_MS,
@@ -55,6 +57,7 @@ from sofs.core.messages import (
     ReclaimItem,
     ReclaimReply,
 )
+from sofs.core.trace import SpanKind
 from sofs.errors import (
     AccessDenied,
     BadNetworkName,
@@ -75,6 +78,7 @@ from sofs.errors import (
 from sofs.ids import ID_BYTES
 from sofs.ports.runtime import Clock, Entropy
 from sofs.ports.stream import Envelope, Transport
+from sofs.ports.trace import CURRENT, NO_RECORDER, Recorder, span
 from sofs.services.channel import Channel, expect, result_of, within
 from sofs.services.tasks import Tasks
 
@@ -89,6 +93,7 @@ class SessionEnd:
     error: SofsError
     detect_ms: int = 0
     prefer: str = ""
+    trace: bytes = b""  # Of the notice that says so.
 
 
 class Session:
@@ -159,6 +164,7 @@ class ClientCore:
         warm: bool = True,
         witness: bool = True,
         release: Callable[[], Awaitable[None]] | None = None,
+        recorder: Recorder = NO_RECORDER,
     ) -> None:
         """``addresses``: ``host:port`` each, or an async callable that returns them. ``release``:
         called at the end, when nothing uses the transport any more.
@@ -171,6 +177,7 @@ class ClientCore:
         self.entropy = entropy
         self._book = AddressBook(addresses, entropy.stream("client.addresses"))
         self._tasks = Tasks(f"client-{self.client_id.hex()[:8]}", self._crash)
+        self._recorder = recorder
         self._dialer = Dialer(transport, clock, self._hello, self._on_message, self._crash)
         self.flight = Flight(
             clock,
@@ -178,6 +185,7 @@ class ClientCore:
             Caller(client=self.client_id, principal=principal),
             self._tasks,
             self._operation_ends_session,
+            Spans(recorder),
         )
         self._registration = self.flight.take_op_id()  # The first of all: 1.
         self._registered = False
@@ -359,7 +367,7 @@ class ClientCore:
         pause_ms = 0
         while True:
             answered = self.flight.answered
-            session, record = await self._establish(end)
+            session, record = await self._fail_over(end)
             self._session = session
             started = self.clock.monotonic_ms()
             note = None if record is None else self._note_replayed(record, started)
@@ -391,6 +399,20 @@ class ClientCore:
 
         return note
 
+    async def _fail_over(self, end: SessionEnd | None) -> tuple[Session, FailoverRecord | None]:
+        """Establish a session; recorded, when another one ended, within the trace of the operation
+        that waits longest."""
+        if end is None:
+            return await self._establish(end)
+        recorder, oldest = self._recorder, self.flight.oldest_trace()
+        with span(recorder, SpanKind.FAILOVER, parent=oldest, note=self._left) as trace:
+            recorder.note(trace, end.reason)
+            recorder.link(trace, end.trace)
+            session, record = await self._establish(end)
+            recorder.note(trace, f"to {session.address}")
+            self.flight.spans.failover = trace
+        return session, record
+
     async def _establish(self, end: SessionEnd | None) -> tuple[Session, FailoverRecord | None]:
         """Connect to some node and reclaim all handles there; goes on until it succeeds."""
         record = None
@@ -407,10 +429,13 @@ class ClientCore:
         while True:
             attempts += 1
             try:
-                channel, warm = await self._dial(avoid, end.prefer if end and attempts == 1 else "")
+                with self._step(SpanKind.RECONNECT):
+                    prefer = end.prefer if end and attempts == 1 else ""
+                    channel, warm = await self._dial(avoid, prefer)
                 connected = self.clock.monotonic_ms()
                 try:
-                    lost = await self._reclaim(channel)
+                    with self._step(SpanKind.RECLAIM):
+                        lost = await self._reclaim(channel)
                 except BaseException:
                     avoid[channel.peer] = None
                     self._tasks.spawn(channel.close(), "close-stream")
@@ -445,6 +470,12 @@ class ClientCore:
         for handle in list(self.flight.handles.values()):
             self.flight.lose(handle, error)
         self.flight.refuse_unsent(error)
+
+    def _step(self, kind: SpanKind) -> AbstractContextManager[object]:
+        """A step of a failover; the very first session is not recorded."""
+        if not CURRENT.get():
+            return contextlib.nullcontext()
+        return span(self._recorder, kind)
 
     _left = ""  # The address in use, or used last.
 
@@ -561,7 +592,7 @@ class ClientCore:
 
     async def _attended(self, channel: Channel, body: Reclaim) -> Envelope:
         """Send and wait while the node shows signs of life, RECLAIM_MS_MAX at most."""
-        answer = channel.begin(body)
+        answer = channel.begin(body, trace=CURRENT.get())
         watch = asyncio.ensure_future(channel.watch(lambda: CLIENT_HEDGE_MS))
         timer = asyncio.ensure_future(self.clock.sleep_ms(limits.RECLAIM_MS_MAX))
         try:
@@ -725,6 +756,7 @@ class ClientCore:
                     notice.reason,
                     Unavailable(f"witness: {notice.reason}"),
                     prefer=notice.destination,
+                    trace=notice.trace,
                 )
             )
 

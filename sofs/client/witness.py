@@ -14,7 +14,7 @@ costs a failover.
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from sofs.client import limits
@@ -25,7 +25,6 @@ from sofs.core.messages import (
     GetInterfaceList,
     Interface,
     InterfaceList,
-    Message,
     Notification,
     Ping,
     RegisterWitness,
@@ -33,10 +32,8 @@ from sofs.core.messages import (
 )
 from sofs.errors import SofsError, Unavailable
 from sofs.ports.runtime import Clock
-from sofs.ports.store import Buffer
-from sofs.services.channel import Channel, expect, within
-
-Answer = tuple[Message, Buffer]
+from sofs.ports.stream import Envelope
+from sofs.services.channel import Channel, expect, result_of, within
 
 WITNESS_VERSION: Final = 0x00020000
 AVAILABLE: Final = 1
@@ -56,6 +53,7 @@ class Notice:
 
     reason: str
     destination: str = ""
+    trace: bytes = b""  # The context of the witness's span.
 
 
 class WitnessClient:
@@ -124,17 +122,18 @@ class WitnessClient:
         channel = self._channel
         assert channel is not None
         while True:
-            waiting = asyncio.ensure_future(channel.call(AsyncNotify(context=context)))
+            waiting = channel.begin(AsyncNotify(context=context))
             waiting.add_done_callback(_seen)
             try:
                 await self._until_answered(channel, waiting)
             finally:
                 waiting.cancel()
-            notice = judge(expect(waiting.result(), Notification), address, node)
+            envelope = waiting.result()
+            notice = judge(expect(result_of(envelope), Notification), address, node)
             if notice is not None:
-                return notice
+                return replace(notice, trace=envelope.trace)
 
-    async def _until_answered(self, channel: Channel, waiting: asyncio.Future[Answer]) -> None:
+    async def _until_answered(self, channel: Channel, waiting: asyncio.Future[Envelope]) -> None:
         """Wait for NOTIFY_MS_MAX while the witness answers pings; else raise Unavailable."""
         until_ms = self._clock.monotonic_ms() + NOTIFY_MS_MAX
         while True:
@@ -151,7 +150,7 @@ class WitnessClient:
             await within(self._clock, limits.CONNECT_MS_MAX, ping, f"ping {channel.peer}")
 
 
-def _seen(waiting: asyncio.Future[Answer]) -> None:
+def _seen(waiting: asyncio.Future[Envelope]) -> None:
     """The end of the stream may be heard by a ping first; the other error is the same then."""
     if not waiting.cancelled():
         waiting.exception()

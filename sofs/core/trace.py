@@ -172,7 +172,7 @@ def encode_start(
         parent,
         time_ns,
         handle & 0xFFFFFFFF,
-        offset,
+        offset & 0xFFFFFFFFFFFFFFFF,
     )
     return body + xxh32_digest(body)
 
@@ -195,8 +195,8 @@ def encode_end(
         serial & _SERIAL_MASK,
         span,
         time_ns,
-        number,
-        length,
+        number & 0xFFFFFFFFFFFFFFFF,
+        length & 0xFFFFFFFF,
         link or _NO_CONTEXT_BYTES,
     )
     return body + xxh32_digest(body)

@@ -92,6 +92,11 @@ class LogWriter(Protocol):
         ...
 
     @property
+    def batch_trace(self) -> bytes:
+        """The context of the span in which the newest acknowledged batch was made durable."""
+        ...
+
+    @property
     def ended(self) -> BaseException | None:
         """Why the log ended, or None while it lives."""
         ...

@@ -69,6 +69,10 @@ class Recorder(Protocol):
         """Connect a span to another one, of any trace."""
         ...
 
+    def close(self) -> None:
+        """The process ends in order: whatever is open now was not killed."""
+        ...
+
 
 class NoRecorder:
     """Records nothing."""
@@ -113,6 +117,9 @@ class NoRecorder:
         """See ``Recorder``."""
 
     def link(self, context: bytes, other: bytes) -> None:
+        """See ``Recorder``."""
+
+    def close(self) -> None:
         """See ``Recorder``."""
 
 

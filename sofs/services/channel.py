@@ -137,27 +137,40 @@ class Channel:
         """Send a message that has no reply."""
         self.post(Envelope(0, False, body, data))
 
-    def reply(self, call: int, body: Message, data: Buffer = b"", *, checked: bool = False) -> None:
+    def reply(
+        self,
+        call: int,
+        body: Message,
+        data: Buffer = b"",
+        *,
+        checked: bool = False,
+        trace: bytes = b"",
+    ) -> None:
         """Answer request ``call``; ``checked``: the claim is checked after this moment, before it
         leaves."""
         if call:
-            self.post(Envelope(call, True, body, data), checked=checked)
+            self.post(Envelope(call, True, body, data, trace), checked=checked)
 
     def fail(self, call: int, error: SofsError) -> None:
         """Answer request ``call`` with an error."""
         # A refusal tells of state too ("exists", "locked", "closed"): it is checked like a read.
         self.reply(call, Failure(error.code, error.message, error.retry_after_ms), checked=True)
 
-    def begin(self, body: Message, data: Buffer = b"") -> asyncio.Future[Envelope]:
+    def begin(
+        self, body: Message, data: Buffer = b"", trace: bytes = b""
+    ) -> asyncio.Future[Envelope]:
         """Send a request and return the future of its reply's envelope (may hold a ``Failure``).
+        ``trace``: the context of the span that asks, if it is recorded.
 
         Raises Unavailable when the channel has ended and LimitExceeded with CALLS_MAX in flight.
         """
         future: asyncio.Future[Envelope] = asyncio.get_running_loop().create_future()
-        self.begin_to(future, body, data)
+        self.begin_to(future, body, data, trace)
         return future
 
-    def begin_to(self, sink: ReplySink, body: Message, data: Buffer = b"") -> None:
+    def begin_to(
+        self, sink: ReplySink, body: Message, data: Buffer = b"", trace: bytes = b""
+    ) -> None:
         """Like ``begin``, with the outcome given to ``sink`` directly."""
         if self.ended.done():
             raise self._unavailable()
@@ -166,25 +179,27 @@ class Channel:
         call = self._next_call
         self._next_call += 1
         self._calls[call] = sink
-        self.post(Envelope(call, False, body, data))
+        self.post(Envelope(call, False, body, data, trace))
 
-    async def call(self, body: Message, data: Buffer = b"") -> tuple[Message, Buffer]:
+    async def call(
+        self, body: Message, data: Buffer = b"", trace: bytes = b""
+    ) -> tuple[Message, Buffer]:
         """Send a request and return (reply, its data); raises the error that the peer answered, or
         Unavailable (outcome unknown) when the channel ends first. Waits without a limit: callers
         use ``within``."""
-        envelope = await self.begin(body, data)
+        envelope = await self.begin(body, data, trace)
         return result_of(envelope)
 
-    def serve(self, call: int, work: Coroutine[Any, Any, Message]) -> None:
+    def serve(self, call: int, work: Coroutine[Any, Any, Message], trace: bytes = b"") -> None:
         """Run ``work`` as a task of this channel and answer ``call`` with its result or
-        SofsError."""
-        task = self._tasks.spawn(self._serve(call, work), f"serve-{call}")
+        SofsError. ``trace``: goes along with the result."""
+        task = self._tasks.spawn(self._serve(call, work, trace), f"serve-{call}")
         # A channel that ends at once cancels the task before it ever looked at ``work``.
         task.add_done_callback(lambda _: work.close())
 
-    async def _serve(self, call: int, work: Coroutine[Any, Any, Message]) -> None:
+    async def _serve(self, call: int, work: Coroutine[Any, Any, Message], trace: bytes) -> None:
         try:
-            self.reply(call, await work, checked=True)
+            self.reply(call, await work, checked=True, trace=trace)
         except SofsError as error:
             self.fail(call, error)
 

@@ -28,11 +28,13 @@ from typing import Final, overload
 from sofs.constants import KIB, MIB, SEGMENT_BYTES, SEGMENT_FIRST_BYTES
 from sofs.core.pace import CommitPace, next_turn
 from sofs.core.record import RecordKind, encode_record
+from sofs.core.trace import NO_CONTEXT, SpanKind, SpanStatus
 from sofs.errors import Fenced, LimitExceeded, OutcomeUnknown, SofsError, invariant
 from sofs.ids import Sequence as Seq
 from sofs.ports.log import Claim, Placement
 from sofs.ports.runtime import Blocking
 from sofs.ports.store import Buffer
+from sofs.ports.trace import NO_RECORDER, Recorder
 
 BATCH_BYTES_MAX: Final = 8 * MIB  # One write, sync and check.
 QUEUE_BYTES_MAX: Final = 64 * MIB  # Appended and not yet durable: beyond it ``room`` waits.
@@ -44,7 +46,7 @@ QUEUE_BYTES_HARD_MAX: Final = 256 * MIB  # Beyond it ``append`` refuses who did 
 
 @dataclass(frozen=True, slots=True)
 class LogOptions:
-    """Sizes of logs, in bytes; tests make them small."""
+    """Sizes of logs, in bytes; tests make them small. ``recorder`` gets a span a batch."""
 
     first_bytes: int = SEGMENT_FIRST_BYTES
     full_first_bytes: int = FULL_FIRST_BYTES  # The first segment of a log opened on a full disk.
@@ -52,6 +54,7 @@ class LogOptions:
     batch_bytes_max: int = BATCH_BYTES_MAX
     queue_bytes_max: int = QUEUE_BYTES_MAX
     large_cached_bytes: int = LARGE_CACHED_BYTES
+    recorder: Recorder = NO_RECORDER
 
 
 class Batch:
@@ -100,6 +103,8 @@ class BaseLog(ABC):
         self._options = options
         self._loop = asyncio.get_running_loop()
         self._lane = f"log/{claim.role}/{claim.epoch}"
+        self._recorder = options.recorder
+        self._batch_trace = NO_CONTEXT
         self._next = first_sequence
         self._durable = first_sequence - 1
         self._stated = 0  # What records state as durable: 0 until a record of this very log is.
@@ -134,6 +139,10 @@ class BaseLog(ABC):
     @property
     def ended(self) -> BaseException | None:
         return self._ended
+
+    @property
+    def batch_trace(self) -> bytes:
+        return self._batch_trace
 
     def on_end(self, callback: Callable[[BaseException], None]) -> None:
         self._end_callbacks.append(callback)
@@ -243,6 +252,7 @@ class BaseLog(ABC):
     # Group commit -------------------------------------------------------------------------------
 
     async def _commit(self) -> None:
+        trace = NO_CONTEXT
         try:
             while self._ended is None:
                 if self._queue:
@@ -255,7 +265,10 @@ class BaseLog(ABC):
                 else:
                     batch, self._open = self._open, None
                 self._pace.took(batch.n_records)
+                trace = self._recorder.begin(SpanKind.BATCH)
                 await self._make_durable(batch)
+                self._recorder.end(trace, number=batch.n_records, length=batch.n_bytes)
+                self._batch_trace, trace = trace, NO_CONTEXT
                 if self._ended is None:
                     self._acknowledge(batch)
         except SofsError as error:
@@ -267,6 +280,7 @@ class BaseLog(ABC):
             raise
         finally:
             self._committer = None
+            self._recorder.end(trace, SpanStatus.ERROR)
 
     def _acknowledge(self, batch: Batch) -> None:
         self._batches += 1

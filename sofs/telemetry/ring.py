@@ -58,6 +58,7 @@ RING_MIB_VARIABLE: Final = "SOFS_TRACE_MIB"
 DEAD_RINGS_KEPT: Final = 4  # Of each name.
 RINGS_MAX: Final = 512  # Files of one folder that are looked at.
 SDK_FOLDER: Final = "sdk-trace"
+TRACE_FOLDER: Final = "trace"  # In a run directory.
 SUFFIX: Final = ".ring"
 _NO_SPAN: Final = bytes(8)
 

@@ -24,9 +24,11 @@ from sofs.telemetry.ring import open_ring
 recorder = open_ring(Path(sys.argv[1]), "victim", "node", 1)
 done = recorder.begin(SpanKind.NODE, operation="Read", handle=3)
 recorder.end(done, length=512)
-print("ready", flush=True)
 while True:
     recorder.note(recorder.begin(SpanKind.NODE, operation="Write", handle=9), "under way")
+    if done:
+        print("ready", flush=True)
+        done = b""
 """
 
 

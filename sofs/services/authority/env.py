@@ -21,6 +21,7 @@ from sofs.ports.recovery import LogRecovery
 from sofs.ports.runtime import Clock, Entropy
 from sofs.ports.state import StateDatabase
 from sofs.ports.stream import Transport
+from sofs.ports.trace import NO_RECORDER, Recorder
 
 VOLUME_ROLE: Final = "volume"
 COORDINATOR: Final = "coordinator"
@@ -63,6 +64,7 @@ class AuthorityEnv:
     messages: MessageCodec
     new_database: Callable[[], StateDatabase]
     endpoint: str = ""
+    recorder: Recorder = NO_RECORDER
     suspicion: Suspicion = field(init=False)
 
     def __post_init__(self) -> None:

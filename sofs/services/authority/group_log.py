@@ -26,6 +26,7 @@ from sofs.core.record import RecordKind
 from sofs.errors import DiskFull, SofsError
 from sofs.ports.log import LogWriter, Placement
 from sofs.ports.state import StateDatabase
+from sofs.ports.trace import CURRENT, NO_RECORDER, Recorder
 from sofs.services.tasks import Tasks
 
 # Asked for before a mutation, so that a full disk is definite.
@@ -51,6 +52,7 @@ class GroupLog:
         schema_version: int,
         tasks: Tasks,
         logged: Callable[[Placement, bytes], None],
+        recorder: Recorder = NO_RECORDER,
     ) -> None:
         self._database = database
         self._log = log
@@ -58,6 +60,7 @@ class GroupLog:
         self._schema_version = schema_version
         self._tasks = tasks
         self._logged = logged
+        self._recorder = recorder
         self._open: asyncio.Future[None] | None = None
         self._in_flight: asyncio.Future[None] | None = None
         self._flushing = False
@@ -122,6 +125,7 @@ class GroupLog:
         group = self._open or self._in_flight
         if group is not None:
             await asyncio.shield(group)
+            self._recorder.link(CURRENT.get(), self._log.batch_trace)
         else:
             await self._log.check()
 

@@ -24,8 +24,9 @@ import logging
 from collections.abc import Callable
 from typing import Final
 
-from sofs.core.entries import holds
+from sofs.core.entries import Lineage, holds
 from sofs.core.messages import HelloReply, ListCorrupt, PartState, PartStateReply
+from sofs.core.trace import NO_CONTEXT, SpanKind, SpanStatus
 from sofs.errors import (
     Corrupt,
     DiskFull,
@@ -36,7 +37,9 @@ from sofs.errors import (
 )
 from sofs.ids import Epoch, Incarnation
 from sofs.ports.log import Claim
+from sofs.ports.recovery import Replay
 from sofs.ports.stream import Envelope, Listener, Stream
+from sofs.ports.trace import CURRENT, end_with, span
 from sofs.services.authority.env import (
     COORDINATOR,
     VOLUME_ROLE,
@@ -73,6 +76,7 @@ class AuthorityPart:
         self._step = ""  # What the take-over does now.
         self._problem = ""  # Why the volume could not be recovered, at the last try.
         self._lives = 0
+        self._trace = NO_CONTEXT  # Of the take-over under way.
         self.takeovers: list[TakeOverTimes] = []
         self.became_active: asyncio.Event = asyncio.Event()
 
@@ -276,9 +280,19 @@ class AuthorityPart:
             run_id=env.settings.run_id,
             part=env.settings.part,
         )
-        winner = await env.fenced.try_claim(claim)
+        trace = env.recorder.begin(SpanKind.TAKEOVER, handle=claim.epoch)
+        env.recorder.note(trace, f"{claim.part}, epoch {claim.epoch}")
+        try:
+            with span(env.recorder, SpanKind.CLAIM, parent=trace):
+                winner = await env.fenced.try_claim(claim)
+        except BaseException as error:
+            end_with(env.recorder, trace, error)
+            raise
         if winner is not None:
+            env.recorder.note(trace, f"lost to {winner.part}")
+            env.recorder.end(trace, SpanStatus.ERROR)
             return None
+        self._trace = trace
         if silent:
             # Whether the owner was only slow is not known here: every such claim counts.
             now_ms = env.clock.monotonic_ms()
@@ -292,9 +306,18 @@ class AuthorityPart:
         self._taking_over = True
         self._step = "seal and lineage"
         telling = self._tasks.spawn(self._tell_loading(claim), "tell-loading")
+        trace, self._trace = self._trace, NO_CONTEXT
+        token = CURRENT.set(trace)
         try:
-            return await self._load(claim, state)
+            active = await self._load(claim, state)
+        except BaseException as error:
+            end_with(self._env.recorder, trace, error)
+            raise
+        else:
+            self._env.recorder.end(trace)
+            return active
         finally:
+            CURRENT.reset(token)
             telling.cancel()
 
     async def _tell_loading(self, claim: Claim) -> None:
@@ -307,23 +330,11 @@ class AuthorityPart:
     async def _load(self, claim: Claim, state: FollowerState) -> ActiveAuthority:
         env, clock = self._env, self._env.clock
         start = clock.monotonic_ms()
-        lineage = await env.recovery.derive_lineage(claim, known=state.known())
+        with span(env.recorder, SpanKind.LINEAGE):
+            lineage = await env.recovery.derive_lineage(claim, known=state.known())
         sealed = clock.monotonic_ms()
-        position = state.position
-        kept = position.sequence > 0 and holds(lineage.history, position)
-        self._step = "read of the tail" if kept else "read of the checkpoint and the log"
-        replay = await env.recovery.replay(lineage, after=position if kept else None)
-        if not kept:
-            state.database.close()
-            state.database = env.new_database()
-            if replay.image is not None:
-                self._step = f"load of a checkpoint of {len(replay.image)} bytes"
-                state.database.load(replay.image)
-        n_changesets = len(replay.changesets)
-        for first in range(0, n_changesets, REPLAY_AT_ONCE):
-            self._step = f"replay, {first} of {n_changesets} changesets"
-            state.database.apply_changesets(replay.changesets[first : first + REPLAY_AT_ONCE])
-            await clock.sleep_ms(0)
+        with span(env.recorder, SpanKind.REPLAY):
+            replay, kept = await self._replay(lineage, state)
         replayed = clock.monotonic_ms()
         self._step = "own log and lineage record"
         writer = await env.fenced.open_log(claim, first_sequence=replay.position.sequence + 1)
@@ -349,6 +360,27 @@ class AuthorityPart:
         del self.takeovers[:-100]
         log.info("%s owns epoch %d: %s", env.settings.part, claim.epoch, times)
         return active
+
+    async def _replay(self, lineage: Lineage, state: FollowerState) -> tuple[Replay, bool]:
+        """Bring the state to the lineage's end; returns what that took, and whether what was
+        followed could be kept."""
+        env, clock = self._env, self._env.clock
+        position = state.position
+        kept = position.sequence > 0 and holds(lineage.history, position)
+        self._step = "read of the tail" if kept else "read of the checkpoint and the log"
+        replay = await env.recovery.replay(lineage, after=position if kept else None)
+        if not kept:
+            state.database.close()
+            state.database = env.new_database()
+            if replay.image is not None:
+                self._step = f"load of a checkpoint of {len(replay.image)} bytes"
+                state.database.load(replay.image)
+        n_changesets = len(replay.changesets)
+        for first in range(0, n_changesets, REPLAY_AT_ONCE):
+            self._step = f"replay, {first} of {n_changesets} changesets"
+            state.database.apply_changesets(replay.changesets[first : first + REPLAY_AT_ONCE])
+            await clock.sleep_ms(0)
+        return replay, kept
 
 
 class TakeOverTimes:

@@ -28,6 +28,7 @@ from typing import Any, Final
 from sofs.constants import CLIENT_KEEP_MS, KIB
 from sofs.core import messages as m
 from sofs.core.entries import Handover, Lineage
+from sofs.core.trace import NO_CONTEXT, SpanKind
 from sofs.errors import (
     Expired,
     FileNotAvailable,
@@ -41,6 +42,7 @@ from sofs.errors import (
 from sofs.ports.log import Claim, LogWriter, Placement
 from sofs.ports.state import StateDatabase
 from sofs.ports.stream import Envelope, Stream
+from sofs.ports.trace import CURRENT, span
 from sofs.services.authority.blocked import Blocked, TokenRef
 from sofs.services.authority.checkpoints import Checkpoints
 from sofs.services.authority.env import AuthorityEnv
@@ -100,7 +102,13 @@ class ActiveAuthority:
             claim.epoch, base + 1, env.settings.backlog_bytes_max, env.clock, self._tasks
         )
         self.group = GroupLog(
-            database, writer, env.entries, SCHEMA_VERSION, self._tasks, self._logged
+            database,
+            writer,
+            env.entries,
+            SCHEMA_VERSION,
+            self._tasks,
+            self._logged,
+            env.recorder,
         )
         self.nodes = Nodes(
             env, claim.incarnation, self.state, self.group, self._tasks, self._node_left
@@ -119,6 +127,7 @@ class ActiveAuthority:
         self._last_seen: dict[bytes, int] = {}  # Client -> monotonic ms of its last operation.
         self._handing_back: asyncio.Future[None] | None = None  # Resolved when it came to nothing.
         self._operations = 0
+        self._takeover_trace = CURRENT.get()
         writer.on_end(self._log_ended)
 
     # Life
@@ -131,6 +140,7 @@ class ActiveAuthority:
             with self.group.transaction():
                 self.state.format(self.env.settings.volume, self.env.clock.wall_ns())
         await self.group.settled()
+        CURRENT.set(NO_CONTEXT)  # What runs from here on is no part of the take-over.
         self.resume.begin(self.nodes)
         self._tasks.spawn(self._forget_idle_clients(), "forget")
         self._tasks.spawn(self.space.run(), "space")
@@ -226,7 +236,8 @@ class ActiveAuthority:
     def _on_node_message(self, channel: Channel, envelope: Envelope) -> None:
         body = envelope.body
         if isinstance(body, m.RegisterNode):
-            channel.serve(envelope.call, self._register(channel, body))
+            work = self._traced(envelope, self._register, channel)
+            channel.serve(envelope.call, work, trace=self._takeover_trace)
             return
         link = self._channels.get(channel)
         if link is None:
@@ -236,7 +247,22 @@ class ActiveAuthority:
         run = self._handlers().get(type(body))
         if run is None:
             raise NotSupported(f"the volume service has no {type(body).__name__}")
-        channel.serve(envelope.call, self._counted(run, link, body))
+        channel.serve(envelope.call, self._traced(envelope, run, link))
+
+    async def _traced(
+        self, envelope: Envelope, run: Callable[[Any, Any], Work], asker: NodeLink | Channel
+    ) -> m.Message:
+        body = envelope.body
+        with span(
+            self.env.recorder,
+            SpanKind.AUTHORITY,
+            type(body).__name__,
+            parent=envelope.trace,
+            handle=getattr(body, "handle", 0),
+        ):
+            if isinstance(asker, Channel):
+                return await run(asker, body)
+            return await self._counted(run, asker, body)
 
     async def _counted(self, run: Handler, link: NodeLink, body: m.Message) -> m.Message:
         while self._handing_back is not None:

@@ -37,6 +37,7 @@ from sofs.core.messages import (
     SizeReply,
 )
 from sofs.core.record import DataHeader, RecordKind, unpack_data_header
+from sofs.core.trace import NO_CONTEXT, SpanKind
 from sofs.errors import (
     Corrupt,
     Fenced,
@@ -50,6 +51,7 @@ from sofs.errors import (
 from sofs.ids import Epoch, Incarnation
 from sofs.ports.log import Claim, Gap, SealedLog
 from sofs.ports.stream import Envelope
+from sofs.ports.trace import CURRENT, span
 from sofs.services.authority.blocked import Blocked, HandleRef, TokenRef
 from sofs.services.authority.env import AuthorityEnv, node_role
 from sofs.services.authority.group_log import GROUP_ROOM_BYTES, GroupLog
@@ -99,6 +101,7 @@ class Nodes:
         self._shared = Tasks("nodes", lambda error: tasks.crash(error, unless=SofsError))
         self._links: dict[bytes, NodeLink] = {}
         self._seals: dict[bytes, asyncio.Task[None]] = {}
+        self._seal_traces: dict[bytes, bytes] = {}  # Of the seals under way.
         self._recalls: dict[tuple[int, bytes], asyncio.Task[None]] = {}
         self._looks: dict[bytes, asyncio.Task[bool]] = {}
         self._registered: dict[bytes, asyncio.Future[None]] = {}
@@ -133,6 +136,7 @@ class Nodes:
 
     async def _watch(self, link: NodeLink) -> None:
         """A node whose stream ended registers again or is sealed: nobody else may ever look."""
+        CURRENT.set(NO_CONTEXT)  # Not for whom the node registered, once it is gone.
         await asyncio.shield(link.channel.ended)
         if self._links.get(link.incarnation) is link:
             await self.back_or_sealed(link.incarnation)
@@ -238,6 +242,8 @@ class Nodes:
         """Seal the node's data log and replay its tail (once, however many ask); returns when the
         result is applied. It becomes durable with the group that any dependent reply waits for."""
         if incarnation in self._seals or self._state.is_live_node(incarnation):
+            under_way = self._seal_traces.get(incarnation, NO_CONTEXT)
+            self._env.recorder.link(CURRENT.get(), under_way)
             await self._share(self._seals, incarnation, self._seal, "seal")
 
     async def _share(
@@ -257,6 +263,15 @@ class Nodes:
         return await asyncio.shield(task)
 
     async def _seal(self, incarnation: bytes) -> None:
+        about = self._state.node_endpoint(incarnation) or ""
+        try:
+            with span(self._env.recorder, SpanKind.SEAL, note=about) as trace:
+                self._seal_traces[incarnation] = trace
+                await self._seal_log(incarnation)
+        finally:
+            self._seal_traces.pop(incarnation, None)
+
+    async def _seal_log(self, incarnation: bytes) -> None:
         env, fenced = self._env, self._env.fenced
         role = node_role(incarnation)
         own = await fenced.read_claim(role, 1)
@@ -273,12 +288,14 @@ class Nodes:
         )
         # Lost means that an earlier authority won it and died before its record: sealed all the
         # same.
-        await fenced.try_claim(seal)
+        with span(env.recorder, SpanKind.CLAIM):
+            await fenced.try_claim(seal)
         row = self._state.log_of(incarnation)
         if row is None:
             return
         log_id, applied = row
-        sealed = await fenced.seal(own, after_sequence=applied, damaged_ok=True)
+        with span(env.recorder, SpanKind.LINEAGE):
+            sealed = await fenced.seal(own, after_sequence=applied, damaged_ok=True)
         lost = [gap for gap in sealed.gaps if gap.last > applied]
         for gap in sealed.gaps:
             log.error("$corrupt: records %d to %d of %s: %s", gap.first, gap.last, role, gap.what)
@@ -354,7 +371,8 @@ class Nodes:
                     if not await within(clock, left, known, "registration"):
                         await self.seal(incarnation)  # Tells the damage of its log.
                     continue
-                reply, _ = await within(clock, left, link.channel.call(request), what)
+                asking = link.channel.call(request, trace=CURRENT.get())
+                reply, _ = await within(clock, left, asking, what)
             except Unavailable:
                 continue
             except Fenced:
@@ -389,7 +407,8 @@ class Nodes:
 
     async def _recall(self, token: TokenRef) -> None:
         request = Recall(token.ino, token.generation)
-        answer = await self._ask(token.incarnation, request, f"recall of file {token.ino}")
+        with span(self._env.recorder, SpanKind.RECALL, "Recall"):
+            answer = await self._ask(token.incarnation, request, f"recall of file {token.ino}")
         if answer is None:
             return
         commit = expect((answer[1], b""), CommitReply).commit
@@ -402,7 +421,8 @@ class Nodes:
         it before: else it knows of nothing to let go of, and then hears of a handle that lives."""
         await self._group.settled()
         bound = [BoundHandle(handle.handle, handle.generation) for handle in handles]
-        answer = await self._ask(incarnation, Detach(bound, code), "detach")
+        with span(self._env.recorder, SpanKind.RECALL, "Detach"):
+            answer = await self._ask(incarnation, Detach(bound, code), "detach")
         if answer is None:
             return
         commit = expect((answer[1], b""), CommitReply).commit

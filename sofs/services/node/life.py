@@ -35,6 +35,7 @@ from sofs.ports.log import Claim, FencedStore, LogWriter
 from sofs.ports.runtime import Clock, Entropy
 from sofs.ports.store import Buffer
 from sofs.ports.stream import Stream, Transport
+from sofs.ports.trace import NO_RECORDER, Recorder
 from sofs.services.channel import Channel
 from sofs.services.node.commits import Commits
 from sofs.services.node.file_table import FileTable
@@ -100,8 +101,10 @@ class Node:
         config: NodeConfig,
         claim: Claim,
         writer: LogWriter,
+        recorder: Recorder = NO_RECORDER,
     ) -> None:
         self.clock = clock
+        self.recorder = recorder
         self.config = config
         self.log = writer
         self.incarnation = claim.incarnation
@@ -118,6 +121,7 @@ class Node:
             tasks=self.tasks,
             crash=self.end,
             own_check=self.check,
+            recorder=recorder,
         )
         self.commits = Commits(clock, self.link, self.tasks)
         own = LogInfo(0, claim.incarnation, claim.nonce)
@@ -244,6 +248,7 @@ class Node:
 
     def _session_ended(self, session: Session) -> None:
         session.alive = False
+        session.lose_spans()
         if self.sessions.get(session.client) is session:
             del self.sessions[session.client]
         handles = list(session.handles.values())
@@ -288,6 +293,7 @@ async def start_life(
     fenced: FencedStore,
     config: NodeConfig,
     endpoint: str,
+    recorder: Recorder = NO_RECORDER,
 ) -> Node:
     """Compose a fresh incarnation: its own role, claimed and with an open log, before it serves.
 
@@ -314,6 +320,7 @@ async def start_life(
         config=config,
         claim=claim,
         writer=writer,
+        recorder=recorder,
     )
 
 

@@ -45,6 +45,7 @@ from sofs.core.messages import (
     RegisterNode,
     RegisterNodeReply,
 )
+from sofs.core.trace import SpanKind
 from sofs.errors import (
     DiskFull,
     Fenced,
@@ -59,6 +60,7 @@ from sofs.errors import (
 from sofs.ports.log import Claim, FencedStore
 from sofs.ports.runtime import Clock
 from sofs.ports.stream import Envelope, Transport
+from sofs.ports.trace import CURRENT, NO_RECORDER, Recorder, span
 from sofs.services.channel import Channel, expect, open_channel, result_of, within
 from sofs.services.tasks import Tasks
 
@@ -119,6 +121,7 @@ class AuthorityLink:
         crash: Callable[[BaseException], None],
         own_check: Callable[[], Awaitable[None]],
         silence_ms: int = SILENCE_MS,
+        recorder: Recorder = NO_RECORDER,
     ) -> None:
         self._clock = clock
         self._transport = transport
@@ -129,6 +132,8 @@ class AuthorityLink:
         self._crash = crash
         self._own_check = own_check
         self._silence_ms = silence_ms
+        self._recorder = recorder
+        self._owner_trace = b""  # Of the take-over that made the present owner one.
         self._channel: Channel | None = None
         self._live = False
         self._waiting: list[asyncio.Future[None]] = []
@@ -232,7 +237,7 @@ class AuthorityLink:
         on_reply: Callable[[Message], None] | None,
     ) -> Message:
         future: asyncio.Future[Envelope] = asyncio.get_running_loop().create_future()
-        channel.begin_to(_Sink(future, on_reply, self._crash), build())
+        channel.begin_to(_Sink(future, on_reply, self._crash), build(), trace=CURRENT.get())
         self.calls += 1
         return result_of(await future)[0]
 
@@ -243,6 +248,16 @@ class AuthorityLink:
     async def _until_live(
         self, start_ms: int, deadline_ms: int | None, *, refusable: bool = False
     ) -> None:
+        if self._live and self._channel is not None and self._channel.alive:
+            return
+        if not CURRENT.get():  # A duty of the node itself, which may wait for ever.
+            await self._wait_live(start_ms, deadline_ms, refusable)
+            return
+        with span(self._recorder, SpanKind.WAIT) as trace:
+            await self._wait_live(start_ms, deadline_ms, refusable)
+            self._recorder.link(trace, self._owner_trace)
+
+    async def _wait_live(self, start_ms: int, deadline_ms: int | None, refusable: bool) -> None:
         while not (self._live and self._channel is not None and self._channel.alive):
             self._live = False
             if refusable and self._loads_too_long():
@@ -336,7 +351,8 @@ class AuthorityLink:
         future: asyncio.Future[Envelope] = asyncio.get_running_loop().create_future()
         try:
             channel.begin_to(_Sink(future, registered, self._crash), request)
-            result_of(await future)
+            envelope = await future
+            result_of(envelope)
         except (Fenced, WrongIncarnation, StaleGeneration) as error:
             await self._own_check()
             channel.end(Unavailable(f"registration was refused: {error}"))
@@ -344,6 +360,7 @@ class AuthorityLink:
             channel.end(Unavailable(f"registration failed: {error}"))
         else:
             self._live = True
+            self._owner_trace = envelope.trace
             self._loading_since_ms = None
             self._wake()
 

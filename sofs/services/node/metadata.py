@@ -67,6 +67,7 @@ from sofs.core.messages import (
     Unlock,
     WriteFile,
 )
+from sofs.core.trace import NO_CONTEXT
 from sofs.errors import (
     FileClosed,
     FileNotAvailable,
@@ -80,6 +81,7 @@ from sofs.errors import (
 )
 from sofs.ports.store import Buffer
 from sofs.ports.stream import Envelope
+from sofs.ports.trace import CURRENT
 from sofs.services.channel import expect
 from sofs.services.node.open_file import RW, Handle, OpenFile, check_handle, leaving
 from sofs.services.node.session import Session
@@ -148,6 +150,7 @@ class Metadata:
         return lambda: handler(session, body, data)
 
     async def _run(self, session: Session, call: int, work: Work) -> None:
+        CURRENT.set(session.spans.get(call, NO_CONTEXT))
         try:
             reply = await work()
         except SofsError as error:

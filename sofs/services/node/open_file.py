@@ -30,6 +30,7 @@ from sofs.core.extent_map import ExtentMap
 from sofs.core.messages import HeldLock, TokenMode
 from sofs.core.window import OpWindow
 from sofs.errors import LimitExceeded, SofsError, StaleGeneration, error_from_code
+from sofs.ports.trace import CURRENT
 from sofs.services.tasks import Tasks
 
 if TYPE_CHECKING:
@@ -57,6 +58,11 @@ class Operation(Protocol):
     @property
     def alive(self) -> bool:
         """False when its session is gone: then it is dropped, its client sends it again."""
+        ...
+
+    @property
+    def trace(self) -> bytes:
+        """The span of its request: what is asked of the authority is asked for that one."""
         ...
 
     def attempt(self) -> Need | None:
@@ -323,6 +329,7 @@ class OpenFile:
             self._wake_idle()
             return
         head = self._waiting[0]
+        CURRENT.set(head.trace)
         self._remote = need.remote
         try:
             await need.wait()

@@ -34,6 +34,7 @@ from sofs.errors import (
 from sofs.ports.log import FencedStore
 from sofs.ports.runtime import Clock, Entropy
 from sofs.ports.stream import Envelope, Listener, Stream, Transport
+from sofs.ports.trace import NO_RECORDER, Recorder
 from sofs.services.channel import Channel, check_hello
 from sofs.services.dns.registrar import Registrar
 from sofs.services.node.life import Node, NodeConfig, describe_end, is_fatal, start_life
@@ -64,8 +65,10 @@ class NodePart:
         config: NodeConfig,
         on_exit: Callable[[BaseException], None],
         volumes: Volumes | None = None,
+        recorder: Recorder = NO_RECORDER,
     ) -> None:
         self._clock = clock
+        self._recorder = recorder
         self._entropy = entropy
         self._transport = transport
         self._fenced = fenced
@@ -151,6 +154,7 @@ class NodePart:
             fenced=self._fenced,
             config=self._config,
             endpoint=self.endpoint,
+            recorder=self._recorder,
         )
         self.lives += 1
         return node

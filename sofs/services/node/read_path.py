@@ -22,6 +22,7 @@ from sofs.core.extent_map import ExtentMap, PagePlace, Run
 from sofs.core.locks import io_conflict
 from sofs.core.messages import Access, Read, ReadReply
 from sofs.core.record import record_seed
+from sofs.core.trace import NO_CONTEXT
 from sofs.errors import (
     AccessDenied,
     Corrupt,
@@ -243,6 +244,11 @@ class ReadOp:
     @property
     def alive(self) -> bool:
         return self._session.alive
+
+    @property
+    def trace(self) -> bytes:
+        """See ``open_file.Operation``."""
+        return self._session.spans.get(self._call, NO_CONTEXT)
 
     def attempt(self) -> Need | None:
         """See ``open_file.Operation``."""

@@ -41,8 +41,10 @@ from sofs.core.messages import (
     Write,
     WriteFile,
     WriteParts,
+    WriteReply,
 )
 from sofs.core.share_table import ShareEntry, ShareTable
+from sofs.core.trace import NO_CONTEXT, SpanKind, SpanStatus
 from sofs.errors import (
     AccessDenied,
     BadNetworkName,
@@ -55,6 +57,7 @@ from sofs.errors import (
 from sofs.ids import ID_BYTES
 from sofs.ports.store import Buffer
 from sofs.ports.stream import Envelope
+from sofs.ports.trace import end_with
 from sofs.services.channel import Channel, check_hello
 
 if TYPE_CHECKING:
@@ -85,6 +88,7 @@ class Session:
         "node",
         "principal",
         "share",
+        "spans",
     )
 
     def __init__(self, node: Node) -> None:
@@ -100,12 +104,20 @@ class Session:
         self.leaving = False  # The client says goodbye: nothing more is pushed to it.
         self.n_operations = 0
         self.n_bytes = 0
+        self.spans: dict[int, bytes] = {}  # Of the requests in flight, by call.
 
     # Messages
     # ------------------------------------------------------------------------------------
 
     def on_message(self, channel: Channel, envelope: Envelope) -> None:
         """Take one message of the client; see ``channel.Handler``."""
+        try:
+            self._take(channel, envelope)
+        except SofsError as error:
+            end_with(self.node.recorder, self.spans.pop(envelope.call, NO_CONTEXT), error)
+            raise
+
+    def _take(self, channel: Channel, envelope: Envelope) -> None:
         if not self.alive:
             return
         body = envelope.body
@@ -114,6 +126,15 @@ class Session:
                 f"{SESSION_OPS_MAX} operations of this session are in flight", retry_after_ms=5
             )
         kind = type(body)
+        recorder = self.node.recorder
+        if recorder.enabled and self.client and envelope.call and kind is not PartState:
+            self.spans[envelope.call] = recorder.begin(
+                SpanKind.NODE,
+                envelope.trace,
+                kind.__name__,
+                getattr(body, "handle", 0),
+                getattr(body, "offset", 0),
+            )
         if not self.joined and self.client and kind is not PartState:
             self.joined = True
             self.node.sessions_changed(self)
@@ -287,6 +308,19 @@ class Session:
             channel = self.channel
             assert channel is not None
             channel.post(Envelope(call, True, body, data), checked=checked)
+        trace = self.spans.pop(call, NO_CONTEXT)
+        if trace:
+            self._ended(trace, body, len(data))
+
+    def _ended(self, trace: bytes, body: Message, n_bytes: int) -> None:
+        node = self.node
+        if type(body) is WriteReply:
+            node.recorder.end(trace, link=node.log.batch_trace)
+            return
+        failed = type(body) is Failure
+        if failed:
+            node.recorder.note(trace, getattr(body, "code", ""))
+        node.recorder.end(trace, SpanStatus.ERROR if failed else SpanStatus.OK, length=n_bytes)
 
     def refuse(self, call: int, error: SofsError, *, checked: bool = False) -> None:
         self.answer(call, Failure(error.code, error.message, error.retry_after_ms), checked=checked)
@@ -295,6 +329,12 @@ class Session:
         """One operation, of so many bytes, is answered, refused or dropped."""
         self.n_operations -= 1
         self.n_bytes -= n_bytes
+
+    def lose_spans(self) -> None:
+        """The session ended: what is in flight is answered to nobody."""
+        spans, self.spans = self.spans, {}
+        for trace in spans.values():
+            self.node.recorder.end(trace, SpanStatus.LOST)
 
     def end(self, reason: str) -> None:
         """End the stream now; nothing more is answered."""

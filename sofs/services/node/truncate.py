@@ -21,8 +21,10 @@ from typing import TYPE_CHECKING
 from sofs.constants import BLOCK_BYTES
 from sofs.core.extents import pack_extent
 from sofs.core.messages import InfoReply, Truncate
+from sofs.core.trace import NO_CONTEXT
 from sofs.errors import DiskFull, SofsError, StaleGeneration
 from sofs.ports.log import Placement
+from sofs.ports.trace import CURRENT
 from sofs.services.channel import expect
 from sofs.services.node.open_file import RW, Handle, Need
 from sofs.services.node.session import Session
@@ -49,6 +51,11 @@ class TruncateOp:
     @property
     def alive(self) -> bool:
         return self._session.alive
+
+    @property
+    def trace(self) -> bytes:
+        """See ``open_file.Operation``."""
+        return self._session.spans.get(self._call, NO_CONTEXT)
 
     def attempt(self) -> Need | None:
         """See ``open_file.Operation``."""
@@ -83,6 +90,7 @@ class TruncateOp:
 
     async def _run(self) -> None:
         file, node, body = self.handle.file, self._node, self._body
+        CURRENT.set(self.trace)
         try:
             tail = await self._tail() if self._shrinks_into_page() else None
             body.modified_ns = node.clock.wall_ns()

@@ -30,6 +30,7 @@ from sofs.core.extent_map import PagePlace
 from sofs.core.locks import io_conflict
 from sofs.core.messages import Abandon, AbandonReply, Access, Write, WriteReply
 from sofs.core.record import FLAG_DETACHED, DataHeader, DataOp, RecordKind
+from sofs.core.trace import NO_CONTEXT
 from sofs.core.window import FRESH, BeyondWindow, Completed, Forgotten, Judgement, WasAbandoned
 from sofs.errors import (
     Abandoned,
@@ -187,6 +188,11 @@ class WriteOp:
     @property
     def alive(self) -> bool:
         return self._session.alive
+
+    @property
+    def trace(self) -> bytes:
+        """See ``open_file.Operation``."""
+        return self._session.spans.get(self._call, NO_CONTEXT)
 
     # Admission
     # -------------------------------------------------------------------------------------
@@ -483,6 +489,11 @@ class AbandonOp:
     @property
     def alive(self) -> bool:
         return self._session.alive
+
+    @property
+    def trace(self) -> bytes:
+        """See ``open_file.Operation``."""
+        return self._session.spans.get(self._call, NO_CONTEXT)
 
     def attempt(self) -> Need | None:
         """See ``open_file.Operation``."""

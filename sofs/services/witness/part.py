@@ -40,6 +40,7 @@ from sofs.core.messages import (
     UnregisterWitness,
 )
 from sofs.core.share_table import share_key
+from sofs.core.trace import NO_CONTEXT, SpanKind
 from sofs.core.witness import (
     OWN_STALL_MS,
     UNAVAILABLE,
@@ -52,6 +53,7 @@ from sofs.errors import LimitExceeded, NotSupported, SofsError, Unavailable
 from sofs.ids import ID_BYTES, Incarnation, short
 from sofs.ports.runtime import Clock, Entropy
 from sofs.ports.stream import Envelope, Listener, Stream, Transport
+from sofs.ports.trace import NO_RECORDER, Recorder
 from sofs.services.channel import Channel, check_hello, open_channel
 from sofs.services.shares import ShareView
 from sofs.services.tasks import Tasks
@@ -112,8 +114,10 @@ class WitnessPart:
         transport: Transport,
         config: WitnessConfig,
         on_exit: Callable[[BaseException], None],
+        recorder: Recorder = NO_RECORDER,
     ) -> None:
         self._clock = clock
+        self._recorder = recorder
         self._entropy = entropy
         self._transport = transport
         self._config = config
@@ -231,7 +235,12 @@ class WitnessPart:
         name = self.watched[node].name
         for state in states:
             log.info("node %s at %s: %s", name, node, "gone" if state == UNAVAILABLE else "here")
-            self._send(self.registry.turned(self._clock.monotonic_ms(), node, state, name))
+            trace = NO_CONTEXT
+            if state == UNAVAILABLE:
+                trace = self._recorder.begin(SpanKind.NOTICE)
+                self._recorder.note(trace, node)
+            self._send(self.registry.turned(self._clock.monotonic_ms(), node, state, name), trace)
+            self._recorder.end(trace)
         if not states:
             return
         self._change.set_result(None)
@@ -241,12 +250,12 @@ class WitnessPart:
             for channel, call in waiters:
                 channel.reply(call, InterfaceList(self.registry.interfaces()))
 
-    def _send(self, answers: list[Answer[Asker]]) -> None:
+    def _send(self, answers: list[Answer[Asker]], trace: bytes = NO_CONTEXT) -> None:
         for (channel, call), answer in answers:
             if isinstance(answer, SofsError):
                 channel.fail(call, answer)
             else:
-                channel.reply(call, answer)
+                channel.reply(call, answer, trace=trace)
 
     # Clients
     # ---------------------------------------------------------------------------------------
