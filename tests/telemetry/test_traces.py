@@ -1,0 +1,200 @@
+"""Traces of real processes: one operation is one trace, through the death of whoever had it."""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+
+import sofs
+from sofs.cli.main import main
+from sofs.client import runtime
+from sofs.core.spans import RingView, Span, Trace, assemble, traces, with_linked
+from sofs.core.trace import SpanKind, SpanStatus
+from sofs.ports.trace import NO_RECORDER
+from sofs.telemetry.ring import TRACE_FOLDER, read_rings, sdk_folder
+from sofs.telemetry.waterfall import WIDTH, waterfall
+from sofs.testing import LocalCluster
+
+WAIT_S_MAX = 30.0
+
+
+@pytest.fixture(autouse=True)
+def own_ring(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The ring of this process lies in a folder of the test's own."""
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path / "runtime"))
+    monkeypatch.setattr(runtime, "_recorder", (0, NO_RECORDER))
+    yield
+    runtime._recorder[1].close()
+
+
+@pytest.fixture
+def cluster(tmp_path: Path) -> Iterator[LocalCluster]:
+    with LocalCluster(tmp_path / "root", run_dir=tmp_path / "run") as running:
+        yield running
+
+
+def spans_of(cluster: LocalCluster) -> list[Span]:
+    rings = read_rings(cluster.run_dir / TRACE_FOLDER, sdk_folder(os.environ))
+    return assemble(RingView(ring.contents, ring.alive) for ring in rings)
+
+
+def until(condition: Callable[[], bool], what: str) -> None:
+    deadline = time.monotonic() + WAIT_S_MAX
+    while not condition():
+        assert time.monotonic() < deadline, what
+        time.sleep(0.02)
+
+
+def kinds(trace: Trace, process: str = "") -> set[SpanKind]:
+    return {span.kind for span in trace.spans if not process or span.process == process}
+
+
+def newest(found: list[Trace], operation: str) -> Trace:
+    return [t for t in found if t.root.operation == operation][-1]
+
+
+def test_a_write_is_one_trace_from_the_client_to_the_store(cluster: LocalCluster) -> None:
+    with sofs.connect(cluster.url, credential=cluster.credential) as share:
+        with share.open("/a", "w+b") as file:
+            file.pwrite(b"x" * 4096, 8192)
+        node = cluster.node_at(share.facts().address)
+    trace = newest(traces(spans_of(cluster)), "Write")
+    by_kind = {span.kind: span for span in trace.spans}
+    assert kinds(trace) == {SpanKind.CLIENT, SpanKind.NODE, SpanKind.BATCH}
+    client, served, batch = (
+        by_kind[kind] for kind in (SpanKind.CLIENT, SpanKind.NODE, SpanKind.BATCH)
+    )
+    assert (client.process, served.process, batch.process) == ("client", node, node)
+    assert served.parent == client.id
+    assert batch.parent == served.id
+    assert (client.offset, client.length) == (8192, 4096)
+    assert all(span.status is SpanStatus.OK for span in trace.spans)
+    assert client.start_ns <= served.start_ns <= batch.start_ns
+    assert batch.end_ns <= served.end_ns <= client.end_ns
+
+
+def test_a_name_is_made_in_one_trace_through_the_authority(cluster: LocalCluster) -> None:
+    with sofs.connect(cluster.url, credential=cluster.credential) as share:
+        share.mkdir("/folder")
+        with pytest.raises(FileExistsError):
+            share.mkdir("/folder")
+    good, bad = [t for t in traces(spans_of(cluster)) if t.root.operation == "Mkdir"]
+    assert {SpanKind.CLIENT, SpanKind.NODE, SpanKind.AUTHORITY, SpanKind.BATCH} <= kinds(good)
+    assert kinds(good, "coordinator") == {SpanKind.AUTHORITY, SpanKind.BATCH}
+    assert bad.root.status is SpanStatus.ERROR
+    assert bad.root.notes == ["OBJECT_NAME_COLLISION"]
+
+
+def test_a_write_whose_node_is_killed_is_one_trace_with_the_killed_attempt(
+    cluster: LocalCluster,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    authorities = ("coordinator", "resume-key")
+    one = sofs.connect(cluster.url_from("node-1"), credential=cluster.credential)
+    two = sofs.connect(cluster.url_from("node-2"), credential=cluster.credential)
+    with one, two, one.open("/a", "w+b") as first, two.open("/a", "r+b") as second:
+        first.pwrite(b"1" * 4096, 0)  # Node 1 has the file's token: node 2 must ask for it.
+        until(lambda: bool(two.facts().warm_address), "no warm stream")
+        for name in authorities:
+            cluster.freeze(name)
+        writer = threading.Thread(target=lambda: second.pwrite(b"2" * 4096, 0))
+        writer.start()
+
+        def at_node_2() -> bool:
+            return any(
+                span.process == "node-2" and span.operation == "Write" for span in spans_of(cluster)
+            )
+
+        until(at_node_2, "the write did not reach node 2")
+        cluster.kill("node-2")
+        for name in authorities:
+            cluster.thaw(name)
+        writer.join(WAIT_S_MAX)
+        assert not writer.is_alive()
+        until(lambda: two.failovers()[0].replay_ms >= 0, "nothing was replayed")
+        assert second.pread(1, 0) == b"2"
+        everything = spans_of(cluster)
+    [trace] = [t for t in traces(everything) if t.failovers]
+    assert trace.root.operation == "Write"
+    assert trace.root.status is SpanStatus.OK
+    wanted = {
+        SpanKind.CLIENT,
+        SpanKind.ATTEMPT,
+        SpanKind.FAILOVER,
+        SpanKind.RECONNECT,
+        SpanKind.RECLAIM,
+        SpanKind.NODE,
+        SpanKind.AUTHORITY,
+        SpanKind.SEAL,
+        SpanKind.CLAIM,
+        SpanKind.LINEAGE,
+        SpanKind.BATCH,
+    }
+    assert wanted <= kinds(trace)
+    [killed] = [s for s in trace.spans if s.status is SpanStatus.KILLED and s.operation == "Write"]
+    assert (killed.process, killed.kind) == ("node-2", SpanKind.NODE)
+    attempts = [span for span in trace.spans if span.kind is SpanKind.ATTEMPT]
+    assert [span.attempt for span in attempts] == list(range(1, len(attempts) + 1))
+    assert attempts[0].status is SpanStatus.LOST
+    assert attempts[-1].status is SpanStatus.OK
+    for earlier, later in pairwise(attempts):
+        assert earlier.id in {link[16:] for link in later.links}
+    assert killed.parent == attempts[0].id
+    lines = waterfall(with_linked(trace, everything))
+    assert max(map(len, lines)) <= WIDTH
+    assert any("Write KILLED" in line for line in lines)
+    told_by_command(cluster, trace, capsys)
+
+
+def told_by_command(
+    cluster: LocalCluster, trace: Trace, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`sofs trace` tells the same of the same rings."""
+    run_dir = ["--run-dir", str(cluster.run_dir)]
+    assert main(["trace", "failovers", *run_dir]) == 0
+    listed = capsys.readouterr().out
+    assert trace.id.hex()[-16:] in listed
+    assert "stream ended" in listed
+    assert main(["trace", "show", trace.id.hex()[-16:], "--json", *run_dir]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["trace"] == trace.id.hex()
+    assert "killed" in {span["status"] for span in told["spans"]}
+    assert main(["trace", "show", *run_dir]) == 0
+    assert "KILLED" in capsys.readouterr().out
+    assert main(["trace", "ls", "--last", "5", *run_dir]) == 0
+    assert len(capsys.readouterr().out.splitlines()) <= 6
+    assert main(["trace", "show", "nosuchtrace", *run_dir]) == 3
+    assert "sofs trace ls" in capsys.readouterr().err
+
+
+def test_a_name_that_outlives_its_authority_is_one_trace_with_the_take_over(
+    cluster: LocalCluster,
+) -> None:
+    with sofs.connect(cluster.url, credential=cluster.credential) as share:
+        share.mkdir("/before")
+        until(lambda: cluster.facts("resume-key").get("in_step") == "True", "nobody follows")
+        cluster.freeze("coordinator")
+        maker = threading.Thread(target=lambda: share.mkdir("/across"))
+        maker.start()
+
+        def asked() -> bool:
+            return any(
+                s.operation == "Mkdir" and s.kind is SpanKind.NODE and s.status is SpanStatus.OPEN
+                for s in spans_of(cluster)
+            )
+
+        until(asked, "the request did not reach a node")
+        cluster.kill("coordinator")
+        maker.join(WAIT_S_MAX)
+        assert not maker.is_alive()
+    trace = newest(traces(spans_of(cluster)), "Mkdir")
+    assert {SpanKind.WAIT, SpanKind.TAKEOVER, SpanKind.CLAIM, SpanKind.LINEAGE} <= kinds(trace)
+    assert {SpanKind.TAKEOVER, SpanKind.AUTHORITY} <= kinds(trace, "resume-key")
+    assert trace.root.status is SpanStatus.OK
