@@ -62,7 +62,7 @@ from sofs.storage import (
 )
 from sofs.storage.ballast import BALLAST_BYTES
 from sofs.storage.names import below
-from sofs.telemetry.ring import TRACE_FOLDER, open_ring, ring_mib
+from sofs.telemetry.ring import ENDPOINT_VARIABLE, TRACE_FOLDER, open_ring, ring_mib
 
 log = logging.getLogger("sofs")
 
@@ -136,13 +136,13 @@ def make_world(credential: str, recorder: Recorder = NO_RECORDER) -> World:
 
 def part_recorder(config: PartConfig) -> Recorder:
     """Make the trace ring of this process in its run directory."""
-    return open_ring(
-        Path(config.run_dir) / TRACE_FOLDER,
-        config.name,
-        config.role,
-        ring_mib(os.environ),
-        run=config.run_id,
-    )
+    folder = Path(config.run_dir) / TRACE_FOLDER
+    recorder = open_ring(folder, config.name, config.role, ring_mib(os.environ), run=config.run_id)
+    if os.environ.get(ENDPOINT_VARIABLE):
+        from sofs.telemetry.export import keep_exporter  # OpenTelemetry, only when it is used.
+
+        keep_exporter(folder, os.environ)
+    return recorder
 
 
 class _Ballasted:

@@ -9,6 +9,8 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import threading
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
@@ -18,8 +20,7 @@ from sofs.cli.up import add_run_dir
 from sofs.core.spans import RingView, Span, Trace, assemble, traces, with_linked
 from sofs.core.trace import SpanKind
 from sofs.errors import ObjectNameNotFound
-from sofs.telemetry.otlp import to_json
-from sofs.telemetry.ring import TRACE_FOLDER, FoundRing, read_rings, sdk_folder
+from sofs.telemetry.ring import TRACE_FOLDER, read_rings, sdk_folder
 from sofs.telemetry.waterfall import failover_table, table, waterfall
 
 EXAMPLES: Final = """\
@@ -31,6 +32,7 @@ examples:
   sofs trace show                      the worst failover
   sofs trace show 8f3a --json | jq .   its spans for programs
   sofs trace export > traces.json      everything as OTLP/JSON
+  sofs trace export --otlp http://localhost:4317 --follow
 
 A span that a dead process began and never ended is shown as KILLED. Rings hold the newest records
 of each process only (SOFS_TRACE_MIB, default 4; 0 for none).
@@ -56,7 +58,9 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     shown.add_argument("id", nargs="?", default="", help="last digits of its id (worst failover)")
     failed = _action(actions, "failovers", "every change of node", failovers)
     failed.add_argument("--last", type=int, default=LAST_DEFAULT, metavar="N", help="how many")
-    _action(actions, "export", "everything as OTLP/JSON", export)
+    exported = _action(actions, "export", "everything as OTLP/JSON, or to a receiver", export)
+    exported.add_argument("--otlp", metavar="URL", help="send it to an OTLP/gRPC receiver")
+    exported.add_argument("--follow", action="store_true", help="go on until interrupted")
 
 
 def _action(
@@ -71,15 +75,16 @@ def _action(
     return parser
 
 
-def find_rings(options: argparse.Namespace) -> list[FoundRing]:
-    """The rings of the cluster that is meant, if there is one, and of SDK processes."""
+def folders(options: argparse.Namespace) -> list[Path]:
+    """Where rings are: of the cluster that is meant, if there is one, and of SDK processes."""
     run_dir = rundir.find_run_dir(options.run_dir, options.root, os.environ)
-    folders = [] if run_dir is None else [run_dir / TRACE_FOLDER]
-    return read_rings(*folders, sdk_folder(os.environ))
+    found = [] if run_dir is None else [run_dir / TRACE_FOLDER]
+    return [*found, sdk_folder(os.environ)]
 
 
 def load(options: argparse.Namespace) -> list[Span]:
-    return assemble(RingView(ring.contents, ring.alive) for ring in find_rings(options))
+    rings = read_rings(*folders(options))
+    return assemble(RingView(ring.contents, ring.alive) for ring in rings)
 
 
 def ls(options: argparse.Namespace) -> int:
@@ -119,7 +124,18 @@ def show(options: argparse.Namespace) -> int:
 
 
 def export(options: argparse.Namespace) -> int:
-    print(json.dumps(to_json(load(options))))
+    # OpenTelemetry takes a while to import: only for this.
+    from sofs.telemetry.export import Exporter, follow, grpc_sender
+    from sofs.telemetry.otlp import to_json
+
+    if not options.otlp:
+        print(json.dumps(to_json(load(options))))
+        return 0
+    exporter = Exporter(folders(options), grpc_sender(options.otlp))
+    if options.follow:
+        follow(exporter, threading.Event())
+    sent = exporter.poll(time.time_ns(), hold_ns=0)
+    print(f"{sent} spans sent to {options.otlp}")
     return 0
 
 

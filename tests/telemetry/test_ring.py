@@ -3,50 +3,24 @@
 from __future__ import annotations
 
 import os
-import signal
 import subprocess
 import sys
 import threading
 from pathlib import Path
 
 import pytest
+from ring_rig import killed_writer
 
 from sofs.core.trace import HEADER_BYTES, RECORD_BYTES, Note, SpanKind, SpanStatus, Start
 from sofs.ports.trace import CURRENT, NO_RECORDER, span
 from sofs.telemetry import ring as rings
 from sofs.telemetry.ring import DEAD_RINGS_KEPT, RingRecorder, open_ring, prune, read_rings
 
-WRITER = """
-import sys
-from pathlib import Path
-from sofs.core.trace import SpanKind
-from sofs.telemetry.ring import open_ring
-recorder = open_ring(Path(sys.argv[1]), "victim", "node", 1)
-done = recorder.begin(SpanKind.NODE, operation="Read", handle=3)
-recorder.end(done, length=512)
-while True:
-    recorder.note(recorder.begin(SpanKind.NODE, operation="Write", handle=9), "under way")
-    if done:
-        print("ready", flush=True)
-        done = b""
-"""
-
 
 def open_here(folder: Path, mib: int = 1, name: str = "here") -> RingRecorder:
     recorder = open_ring(folder, name, "node", mib)
     assert isinstance(recorder, RingRecorder)
     return recorder
-
-
-def killed_writer(folder: Path) -> None:
-    process = subprocess.Popen(
-        [sys.executable, "-c", WRITER, str(folder)], stdout=subprocess.PIPE, text=True
-    )
-    assert process.stdout is not None
-    with process, process.stdout:
-        assert process.stdout.readline().strip() == "ready"
-        process.send_signal(signal.SIGKILL)
-        process.wait()
 
 
 def test_what_a_killed_process_recorded_is_read_from_its_ring(tmp_path: Path) -> None:
