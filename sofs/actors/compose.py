@@ -26,6 +26,7 @@ from sofs.ports.store import AppendStore, Store
 from sofs.ports.trace import NO_RECORDER, Recorder
 from sofs.rpc.address import split_address
 from sofs.rpc.convert import WireCodec
+from sofs.rpc.credential import CREDENTIAL_VARIABLE
 from sofs.rpc.transport import GrpcTransport
 from sofs.services.authority.env import (
     COORDINATOR,
@@ -62,7 +63,14 @@ from sofs.storage import (
 )
 from sofs.storage.ballast import BALLAST_BYTES
 from sofs.storage.names import below
-from sofs.telemetry.ring import ENDPOINT_VARIABLE, TRACE_FOLDER, open_ring, ring_mib
+from sofs.telemetry import helper
+from sofs.telemetry.ring import (
+    ENDPOINT_VARIABLE,
+    METRICS_VARIABLE,
+    TRACE_FOLDER,
+    open_ring,
+    ring_mib,
+)
 
 log = logging.getLogger("sofs")
 
@@ -135,13 +143,15 @@ def make_world(credential: str, recorder: Recorder = NO_RECORDER) -> World:
 
 
 def part_recorder(config: PartConfig) -> Recorder:
-    """Make the trace ring of this process in its run directory."""
+    """Make the trace ring of this process in its run directory, and keep the helpers that the
+    environment asks for."""
     folder = Path(config.run_dir) / TRACE_FOLDER
     recorder = open_ring(folder, config.name, config.role, ring_mib(os.environ), run=config.run_id)
     if os.environ.get(ENDPOINT_VARIABLE):
-        from sofs.telemetry.export import keep_exporter  # OpenTelemetry, only when it is used.
-
-        keep_exporter(folder, os.environ)
+        helper.keep("sofs.telemetry.export", folder, os.environ)
+    if os.environ.get(METRICS_VARIABLE):
+        secret = {CREDENTIAL_VARIABLE: config.credential}
+        helper.keep("sofs.actors.metrics", folder, {**os.environ, **secret})
     return recorder
 
 

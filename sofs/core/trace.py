@@ -28,7 +28,7 @@ import struct
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from enum import IntEnum
-from typing import Final
+from typing import Final, Protocol
 
 from xxhash import xxh32_digest
 
@@ -301,6 +301,14 @@ class Link:
 RingRecord = Start | End | Note | Link
 
 
+class Slices(Protocol):
+    """Bytes, or a mapping of a file."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: slice, /) -> bytes: ...
+
+
 @dataclass(frozen=True, slots=True)
 class RingContents:
     """A ring as it was read. ``records``: (number, record), oldest first. ``lost``: records that
@@ -339,6 +347,32 @@ def decode_ring(data: bytes | memoryview) -> RingContents | None:
             torn += 1
     last = newer[-1][0] if newer else lap_start - 1
     return RingContents(owner, closed, older + newer, max(0, last + 1 - slots), torn)
+
+
+def read_after(data: Slices, number: int) -> tuple[list[RingRecord], int, int]:
+    """What a living ring has from record ``number`` on: (records, the next number, how many were
+    replaced before they were read). Cheap when little is new."""
+    slots = int.from_bytes(data[12:16], "little")
+    if not 0 < slots <= (len(data) - HEADER_BYTES) // RECORD_BYTES:
+        return [], number, 0
+    found: list[RingRecord] = []
+    lost = 0
+    while len(found) < slots:
+        at = HEADER_BYTES + number % slots * RECORD_BYTES
+        raw = bytes(data[at : at + RECORD_BYTES])
+        ahead = int.from_bytes(raw[4:8], "little") - number & _SERIAL_MASK
+        record = _decode_record(raw)
+        if record is None:
+            break  # Not written yet, or being written.
+        if not ahead:
+            found.append(record)
+            number += 1
+        elif ahead < _SERIAL_MASK // 2 and not ahead % slots:
+            lost += ahead - slots + 1  # A later lap is here: what it left begins there.
+            number += ahead - slots + 1
+        else:
+            break  # Of the lap before.
+    return found, number, lost
 
 
 def _decode_header(head: bytes) -> tuple[RingOwner, int, int, bool] | None:

@@ -1,9 +1,8 @@
 """Export of traces to an OTLP receiver: made from the rings afterwards, in a process of its own.
 
 One process a run directory exports what all rings there hold, and those of this user's SDK
-processes, so nobody on a hot path ever formats or sends a span. Every part whose environment names
-OTEL_EXPORTER_OTLP_ENDPOINT keeps trying for a lock in the ring folder; who gets it starts the
-exporter, which inherits the lock and ends with that part. Then another part starts the next one.
+processes, so nobody on a hot path ever formats or sends a span. It is a helper (``helper``) of all
+parts whose environment names OTEL_EXPORTER_OTLP_ENDPOINT.
 
 A span is sent once it has ended and HOLD_NS passed: by then it is known what it was linked to, and
 which trace a shared step belongs to (``core.spans``). What was sent is told by a mark: all that
@@ -15,17 +14,11 @@ the rings lose meanwhile is lost.
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
-import fcntl
-import logging
 import os
-import signal
-import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -33,19 +26,15 @@ from opentelemetry.sdk.trace import ReadableSpan
 
 from sofs.core.spans import RingView, assemble
 from sofs.core.trace import SpanStatus
+from sofs.telemetry import helper
 from sofs.telemetry.otlp import to_sdk
 from sofs.telemetry.ring import ENDPOINT_VARIABLE, read_rings, sdk_folder
-
-log = logging.getLogger("sofs.trace")
 
 POLL_S: Final = 1.0
 HOLD_NS: Final = 2_500_000_000  # Longer than ``core.spans.ADOPTED_NS_MAX``.
 BATCH_SPANS_MAX: Final = 2_000  # In one request; some 1 MiB.
 KILLED_MAX: Final = 100_000  # Ids of killed spans that are remembered as sent.
-LOCK_RETRY_S: Final = 2.0
-LOCK_FILE: Final = "exporter.lock"
 MARK_FILE: Final = "exported"
-PR_SET_PDEATHSIG: Final = 1  # linux/prctl.h
 
 Send = Callable[[Sequence[ReadableSpan]], bool]
 """Delivers spans; False when the receiver did not take them."""
@@ -121,35 +110,6 @@ def grpc_sender(endpoint: str) -> Send:
 # The exporter of a run directory ----------------------------------------------------------------
 
 
-def keep_exporter(folder: Path, environment: Mapping[str, str]) -> None:
-    """See to it that one exporter of ``folder`` runs, as long as this process does; nothing when
-    the environment names no endpoint."""
-    if environment.get(ENDPOINT_VARIABLE):
-        # The thread that starts the exporter must not end before the process: see ``main``.
-        threading.Thread(target=_keep, args=(folder,), name="sofs-exporter", daemon=True).start()
-
-
-def _keep(folder: Path) -> None:
-    while True:
-        try:
-            descriptor = os.open(folder / LOCK_FILE, os.O_RDWR | os.O_CREAT, 0o600)
-        except OSError as error:
-            log.warning("no export of traces: %s", error)
-            return
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(descriptor)
-        else:
-            command = [sys.executable, "-m", "sofs.telemetry.export", str(folder), str(os.getpid())]
-            with contextlib.suppress(OSError):
-                process = subprocess.Popen(command, pass_fds=(descriptor,))
-                os.close(descriptor)
-                log.info("exporting traces by process %d", process.pid)
-                process.wait()
-        time.sleep(LOCK_RETRY_S)
-
-
 def follow(exporter: Exporter, stop: threading.Event) -> None:
     """Poll until ``stop``."""
     while not stop.is_set():
@@ -158,13 +118,9 @@ def follow(exporter: Exporter, stop: threading.Event) -> None:
 
 
 def main() -> None:
-    """The exporter process: ``python -m sofs.telemetry.export FOLDER PARENT``."""
-    folder, parent = Path(sys.argv[1]), int(sys.argv[2])
-    ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:
-        return  # It ended before the line above.
+    """The exporter process; see ``helper``."""
+    folder = helper.begin(sys.argv)
     environment = os.environ
-    os.nice(5)
     exporter = Exporter(
         [folder, sdk_folder(environment)],
         grpc_sender(environment[ENDPOINT_VARIABLE]),

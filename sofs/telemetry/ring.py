@@ -56,6 +56,7 @@ RING_MIB_DEFAULT: Final = 4  # 65,472 records: some 15,000 to 30,000 operations.
 RING_MIB_MAX: Final = 1024
 RING_MIB_VARIABLE: Final = "SOFS_TRACE_MIB"
 ENDPOINT_VARIABLE: Final = "OTEL_EXPORTER_OTLP_ENDPOINT"  # Of the standard.
+METRICS_VARIABLE: Final = "SOFS_METRICS_PORT"
 DEAD_RINGS_KEPT: Final = 4  # Of each name.
 RINGS_MAX: Final = 512  # Files of one folder that are looked at.
 SDK_FOLDER: Final = "sdk-trace"

@@ -27,6 +27,7 @@ from sofs.core.trace import (
     encode_note,
     encode_start,
     lap_field,
+    read_after,
 )
 
 SLOTS = 8
@@ -168,3 +169,37 @@ def test_attempts_of_an_operation_have_ids_of_their_own() -> None:
     assert len(contexts) == 255
     assert operation not in contexts
     assert attempt_context(operation, 1000) == attempt_context(operation, 255)
+
+
+def test_a_reader_that_keeps_up_gets_every_record_once() -> None:
+    ring = Ring()
+    number, got = 0, []
+    for written in (1, 3, 0, SLOTS - 2, SLOTS, 5):
+        ring.ends(written)
+        records, number, lost = read_after(bytes(ring.data), number)
+        assert lost == 0
+        got += [record.number for record in records if isinstance(record, End)]
+    assert got == list(range(ring.serial))
+
+
+@pytest.mark.parametrize("behind", [1, 2, SLOTS, 5 * SLOTS + 3])
+def test_a_reader_that_is_too_slow_goes_on_at_the_oldest_record_and_counts_the_rest(
+    behind: int,
+) -> None:
+    ring = Ring()
+    ring.ends(3)
+    _, number, _ = read_after(bytes(ring.data), 0)
+    ring.ends(SLOTS + behind)
+    records, after, lost = read_after(bytes(ring.data), number)
+    assert lost == behind
+    numbers = [record.number for record in records if isinstance(record, End)]
+    assert numbers == list(range(3 + behind, ring.serial))
+    assert after == ring.serial
+
+
+def test_a_reader_stops_at_a_torn_record() -> None:
+    ring = Ring()
+    ring.ends(4)
+    ring.data[HEADER_BYTES + 2 * RECORD_BYTES + 9] ^= 1
+    records, number, lost = read_after(bytes(ring.data), 0)
+    assert (len(records), number, lost) == (2, 2, 0)

@@ -273,6 +273,8 @@ class Node:
             f"sessions={len(self.sessions)}",
             f"handles={len(self.table.handles)}",
             f"files={len(self.table.files)}",
+            f"tokens={sum(file.mode != 0 for file in self.table.files.values())}",
+            f"tail_records={self.log.durable_sequence - self.commits.applied_sequence}",
             f"commit_batches={self.commits.batches}",
             f"applied={self.commits.applied_sequence}",
             f"durable={self.log.durable_sequence}",
