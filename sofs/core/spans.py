@@ -186,17 +186,22 @@ def _adopt(spans: Sequence[Span], by_id: dict[bytes, Span]) -> None:
                 _adopt_one(shared, span, by_id)
     leaving = [s for s in spans if s.kind is SpanKind.FAILOVER and s.notes]
     for shared in spans:
-        if shared.kind not in _ABOUT_NODES or shared.parent or not shared.notes:
+        if shared.kind not in _ABOUT_NODES or not shared.notes:
             continue
-        for failover in leaving:
-            near = (
-                failover.start_ns - ADOPTED_NS_MAX
-                <= shared.start_ns
-                <= failover.end_ns + ADOPTED_NS_MAX
-            )
-            if near and failover.notes[0] == shared.notes[0]:
+        near = [
+            failover
+            for failover in leaving
+            if failover.notes[0] == shared.notes[0]
+            and failover.start_ns - ADOPTED_NS_MAX <= shared.start_ns
+            and shared.start_ns <= failover.end_ns + ADOPTED_NS_MAX
+        ]
+        if near:  # Of several clients, or moves one after the other, the nearest.
+            began = shared.start_ns
+            failover = min(near, key=lambda f: (abs(f.start_ns - began), f.id))
+            if not shared.parent:
                 _adopt_one(shared, failover, by_id)
-                break
+            elif _root(shared, by_id) is not _root(failover, by_id):
+                failover.links.append(shared.trace + shared.id)  # Another operation needed it too.
 
 
 def _adopt_one(shared: Span, waiter: Span, by_id: dict[bytes, Span]) -> None:

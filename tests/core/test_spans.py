@@ -126,6 +126,24 @@ def test_a_seal_and_a_notice_belong_to_the_failover_that_left_their_node() -> No
     assert spans[seal[16:]].trace == failover[:16]
 
 
+def test_a_seal_that_another_operation_needed_is_linked_to_the_failover() -> None:
+    client, other = Writer("client"), Writer("coordinator")
+    near, far, asker, seal = (context(n, n) for n in range(1, 5))
+    for failover, at_ms in ((far, 9_000), (near, 10_000)):
+        client.start(failover, SpanKind.FAILOVER, at_ms)
+        client.put(Note(failover[16:], "127.0.0.11:1"))
+        client.end(failover, at_ms + 50)
+    other.start(asker, SpanKind.AUTHORITY, 9_980)
+    other.start(context(3, 4), SpanKind.SEAL, 9_990, asker)
+    other.put(Note(seal[16:], "127.0.0.11:1"))
+    other.end(seal, 9_995)
+    other.end(asker, 9_996)
+    spans = assemble([client.view(), other.view()])
+    [trace] = [t for t in traces(spans) if t.root.id == near[16:]]
+    assert SpanKind.SEAL not in {span.kind for span in trace.spans}
+    assert SpanKind.SEAL in {span.kind for span in with_linked(trace, spans).spans}
+
+
 def test_links_in_a_circle_do_not_hang() -> None:
     ring = Writer("node-1")
     one, two = context(1, 1), context(2, 2)

@@ -45,7 +45,7 @@ from sofs.core.messages import (
     RegisterNode,
     RegisterNodeReply,
 )
-from sofs.core.trace import SpanKind
+from sofs.core.trace import NO_CONTEXT, SpanKind
 from sofs.errors import (
     DiskFull,
     Fenced,
@@ -186,6 +186,7 @@ class AuthorityLink:
         """
         if own:
             deadline_ms = None
+            CURRENT.set(NO_CONTEXT)  # Whoever's task it was spawned in.
         elif self._n_calls >= CALLS_WAITING_MAX:
             raise LimitExceeded(
                 f"{CALLS_WAITING_MAX} calls wait for the authority", retry_after_ms=50
