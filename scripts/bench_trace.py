@@ -1,0 +1,134 @@
+"""What tracing costs: one record alone, and operations with it beside operations without.
+
+    .venv/bin/python scripts/bench_trace.py [--pairs 24] [--seconds 0.5]
+
+The second part runs one cluster of which node 2 and one of two shares record nothing, and gives
+both the same work in turns of half a second, so that whatever else the machine does meets both
+alike. The ratio is the median of the ratios of neighbouring turns; its spread says what to make of
+it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import statistics
+import tempfile
+import time
+import timeit
+from collections.abc import Callable
+from pathlib import Path
+
+import sofs
+from sofs.bench.direct import rate
+from sofs.client import runtime
+from sofs.client.sync import File
+from sofs.core.trace import SpanKind
+from sofs.ports.trace import NO_RECORDER
+from sofs.telemetry.ring import RING_MIB_VARIABLE, open_ring
+from sofs.testing import LocalCluster
+
+BLOCK = 4096
+BLOCKS = 4096
+ROUNDS = 100_000
+
+
+def one_record(folder: Path) -> float:
+    """Microseconds of processor time for one record, the mean of a start and an end."""
+    recorder = open_ring(folder, "bench", "bench", 4)
+    parent = recorder.begin(SpanKind.CLIENT)
+
+    def work() -> None:
+        recorder.end(recorder.begin(SpanKind.NODE, parent, "Write", 7, BLOCK), length=BLOCK)
+
+    times = timeit.repeat(work, number=ROUNDS, repeat=5, timer=time.process_time)
+    return min(times) / ROUNDS / 2 * 1e6
+
+
+def filled(file: File) -> File:
+    for at in range(0, BLOCK * BLOCKS, 1 << 20):
+        file.pwrite(bytes(1 << 20), at)
+    return file
+
+
+def place(thread: int, i: int) -> int:
+    return (i * 37 + thread * 512) % BLOCKS * BLOCK
+
+
+def writes(file: File) -> Callable[[int, int], None]:
+    return lambda thread, i: (file.pwrite(b"x" * BLOCK, place(thread, i)), None)[1]
+
+
+def reads(file: File) -> Callable[[int, int], None]:
+    return lambda thread, i: (file.pread(BLOCK, place(thread, i)), None)[1]
+
+
+def compare(
+    name: str,
+    on: Callable[[int, int], None],
+    off: Callable[[int, int], None],
+    threads: int,
+    pairs: int,
+    seconds: float,
+) -> None:
+    """Run both in turns and print the ratio of their speeds."""
+    ratios, speeds = [], []
+    for pair in range(pairs):
+        found = {}
+        for work in (on, off) if pair % 2 else (off, on):
+            found[work] = rate(work, threads, seconds)[0]
+        ratios.append(found[on] / found[off])
+        speeds.append(found[on])
+    ratios.sort()
+    low, high = ratios[len(ratios) // 4], ratios[-1 - len(ratios) // 4]
+    print(
+        f"{name:28} {statistics.median(speeds):8.0f}/s traced; traced to untraced "
+        f"{statistics.median(ratios):.3f} (half of {pairs} pairs within {low:.3f} to {high:.3f})",
+        flush=True,
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--pairs", type=int, default=24)
+    parser.add_argument("--seconds", type=float, default=0.5)
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="sofs-trace-") as name:
+        folder = Path(name)
+        print(f"one record: {one_record(folder / 'ring'):.2f} us", flush=True)
+        with LocalCluster(folder / "root", nodes=2, run_dir=folder / "run") as cluster:
+            os.environ[RING_MIB_VARIABLE] = "0"  # noqa: TID251
+            cluster.kill("node-2")  # It comes back without a ring.
+            cluster.wait_ready()
+            del os.environ[RING_MIB_VARIABLE]  # noqa: TID251
+            traced = sofs.connect(cluster.url_from("node-1"), credential=cluster.credential)
+            runtime._recorder = (os.getpid(), NO_RECORDER)
+            plain = sofs.connect(cluster.url_from("node-2"), credential=cluster.credential)
+            with traced, plain:
+                on, off = filled(traced.open("/on", "w+b")), filled(plain.open("/off", "w+b"))
+                assert cluster.node_at(traced.facts().address) == "node-1"
+                assert cluster.node_at(plain.facts().address) == "node-2"
+                for title, make in (("4 KiB write", writes), ("4 KiB read", reads)):
+                    for threads in (1, 8):
+                        compare(
+                            f"{title}, {threads} threads",
+                            make(on),
+                            make(off),
+                            threads,
+                            options.pairs,
+                            options.seconds,
+                        )
+                compare(
+                    "stat, 1 thread",
+                    lambda thread, i: (traced.stat("/on"), None)[1],
+                    lambda thread, i: (plain.stat("/off"), None)[1],
+                    1,
+                    options.pairs,
+                    options.seconds,
+                )
+                on.close()
+                off.close()
+
+
+if __name__ == "__main__":
+    main()
