@@ -19,6 +19,7 @@ from sofs.bench import scale
 from sofs.bench.direct import BLOCK, LARGE_MIB, MIB, Direct, rate
 from sofs.bench.pauses import Pauses, measure
 from sofs.client.sync import File, Share
+from sofs.telemetry.waterfall import worst_failover
 from sofs.testing import LocalCluster
 
 FAULTS = (
@@ -288,6 +289,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     folder = Path(options.root or tempfile.mkdtemp(prefix="sofs-bench-"))
     rows: list[Row] = []
     pauses: list[Pauses] = []
+    worst: list[str] = []
     try:
         with LocalCluster(folder / "root", witness=True) as cluster:
             if not options.no_speed:
@@ -298,6 +300,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 direct.close()
                 rows = bench.rows
             pauses = run_pauses(cluster, options.rounds) if options.rounds else []
+            worst = worst_failover(cluster.run_dir) if options.rounds else []
     finally:
         if not options.root:
             shutil.rmtree(folder, ignore_errors=True)
@@ -312,6 +315,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         print_rows(rows)
     if pauses:
         print_pauses(pauses)
+    if worst:
+        print("\nthe longest failover that the rings still hold\n")
+        print("\n".join(worst))
     if options.json:
         facts = {
             "machine": machine(),

@@ -11,7 +11,6 @@ import json
 import os
 import threading
 import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
@@ -21,7 +20,7 @@ from sofs.core.spans import RingView, Span, Trace, assemble, traces, with_linked
 from sofs.core.trace import SpanKind
 from sofs.errors import ObjectNameNotFound
 from sofs.telemetry.ring import TRACE_FOLDER, read_rings, sdk_folder
-from sofs.telemetry.waterfall import failover_table, table, waterfall
+from sofs.telemetry.waterfall import failover_table, pick, table, waterfall
 
 EXAMPLES: Final = """\
 examples:
@@ -137,27 +136,6 @@ def export(options: argparse.Namespace) -> int:
     sent = exporter.poll(time.time_ns(), hold_ns=0)
     print(f"{sent} spans sent to {options.otlp}")
     return 0
-
-
-def pick(found: Sequence[Trace], wanted: str) -> Trace | None:
-    """The trace whose id ends in ``wanted`` (the newest of several); without it, the one with the
-    longest failover."""
-    if wanted:
-        matching = [trace for trace in found if trace.id.hex().endswith(wanted.lower())]
-        return matching[-1] if matching else None
-    return max(
-        (trace for trace in found if trace.failovers),
-        key=lambda trace: max(span.duration_ns for span in trace.failovers),
-        default=None,
-    )
-
-
-def worst_failover(run_dir: Path) -> list[str]:
-    """The waterfall of the worst failover of a run, as lines; none when there was none."""
-    rings = read_rings(run_dir / TRACE_FOLDER, sdk_folder(os.environ))
-    spans = assemble(RingView(ring.contents, ring.alive) for ring in rings)
-    trace = pick(traces(spans), "")
-    return [] if trace is None else waterfall(with_linked(trace, spans))
 
 
 def _summary(trace: Trace) -> dict[str, object]:

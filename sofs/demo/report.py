@@ -77,6 +77,7 @@ class Outcome:
     bank: BankReport | None = None
     tree: TreeReport = field(default_factory=TreeReport)
     broken: list[str] = field(default_factory=list)
+    worst_failover: list[str] = field(default_factory=list)  # A waterfall.
 
     def judge(self) -> None:
         """Attribute errors and losses to faults, and list the promises that were broken."""
@@ -135,6 +136,11 @@ def print_outcome(outcome: Outcome, narrator: Narrator) -> None:
         f" {tree.compared} read back, {len(tree.lost)} differ"
     )
     say()
+    if outcome.worst_failover:
+        say("the longest change of node that the trace rings still hold (docs/TRACING.md)")
+        for line in outcome.worst_failover:
+            say(line)
+        say()
     for text in outcome.broken[:20]:
         say(f"BROKEN    {text}"[: 2 * WIDTH])
     verdict = "every promise was kept" if outcome.kept else "a promise was BROKEN"

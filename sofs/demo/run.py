@@ -28,6 +28,7 @@ from sofs.demo.meter import Meter, timed_share
 from sofs.demo.report import Narrator, Outcome, print_outcome, write_json
 from sofs.demo.tree import Comparer, Copier, Tree
 from sofs.errors import SofsError
+from sofs.telemetry.waterfall import worst_failover
 
 NODES: Final = 3
 TELLERS: Final = 3
@@ -184,6 +185,7 @@ class Demo:
             self._outcome.under_way = True
             self._work(cluster)
             self._check(cluster)
+            self._outcome.worst_failover = worst_failover(cluster.run_dir)
             self._say("checks done; ending the cluster")
             stack.enter_context(self._narrator.during(lambda: "still ending"))
 

@@ -5,12 +5,23 @@ Lines are at most WIDTH columns. What was killed or lost has a bar of another pa
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Final
 
-from sofs.core.spans import DEPTH_MAX, Span, Trace
+from sofs.core.spans import (
+    DEPTH_MAX,
+    RingView,
+    Span,
+    Trace,
+    assemble,
+    traces,
+    with_linked,
+)
 from sofs.core.trace import SpanKind, SpanStatus
+from sofs.telemetry.ring import TRACE_FOLDER, read_rings, sdk_folder
 
 WIDTH: Final = 100
 ROWS_MAX: Final = 200
@@ -79,7 +90,8 @@ def label(span: Span) -> str:
         words.append(f"of {span.number}" if span.number else "")
     if span.status in _WORDS:
         words.append(_WORDS[span.status])
-    words += span.notes
+    # Where a failover came from is said by what it waited for, and all of it by --json.
+    words += span.notes[1:2] if span.kind is SpanKind.FAILOVER else span.notes
     return " ".join(word for word in words if word)
 
 
@@ -141,12 +153,35 @@ def table(found: Sequence[Trace]) -> list[str]:
 
 def failover_table(found: Sequence[Trace]) -> list[str]:
     """Failovers, a line each."""
-    lines = [f"{'TRACE':18}{'AT (UTC)':14}{'MS':>9} {'KILLED':>7}  WHY, FROM AND TO"]
+    lines = [f"{'TRACE':18}{'AT (UTC)':14}{'MS':>8} {'KILLED':>6}  WHY, FROM AND TO"]
     for trace in found:
         for span in trace.failovers:
             why, *rest = [*span.notes[1:2], *span.notes[:1], *span.notes[2:]] or [""]
             lines.append(
                 f"{trace.id.hex()[-16:]:18}{at(span.start_ns)[11:-1]:14}"
-                f"{ms(span.duration_ns):>9} {trace.killed:7}  {why}: {' '.join(rest)}"[:WIDTH]
+                f"{ms(span.duration_ns):>8} {trace.killed:6}  {why}: {' '.join(rest)}"[:WIDTH]
             )
     return lines
+
+
+def pick(found: Sequence[Trace], wanted: str) -> Trace | None:
+    """The trace whose id ends in ``wanted`` (the newest of several); without it, the one with the
+    longest failover."""
+    if wanted:
+        matching = [trace for trace in found if trace.id.hex().endswith(wanted.lower())]
+        return matching[-1] if matching else None
+    return max(
+        (trace for trace in found if trace.failovers),
+        key=lambda trace: max(span.duration_ns for span in trace.failovers),
+        default=None,
+    )
+
+
+def worst_failover(run_dir: Path) -> list[str]:
+    """The longest failover of this process's own clients that the rings of a run still hold, as a
+    waterfall; no lines when there was none."""
+    rings = read_rings(run_dir / TRACE_FOLDER)
+    rings += [r for r in read_rings(sdk_folder(os.environ)) if r.contents.owner.pid == os.getpid()]
+    spans = assemble(RingView(ring.contents, ring.alive) for ring in rings)
+    trace = pick(traces(spans), "")
+    return [] if trace is None else waterfall(with_linked(trace, spans))
