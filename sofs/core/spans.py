@@ -20,7 +20,7 @@ Rules of this file: no I/O, no clock; rings in, spans out.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from sofs.core.trace import (
@@ -29,6 +29,8 @@ from sofs.core.trace import (
     Link,
     Note,
     RingContents,
+    RingOwner,
+    RingRecord,
     SpanKind,
     SpanStatus,
     Start,
@@ -67,6 +69,8 @@ class Span:
     length: int = 0
     notes: list[str] = field(default_factory=list)
     links: list[bytes] = field(default_factory=list)  # Contexts.
+    begun_in: bytes = b""  # Trace and parent as recorded.
+    begun_below: bytes = b""
 
     @property
     def attempt(self) -> int:
@@ -97,85 +101,125 @@ class RingView:
     alive: bool
 
 
+class RingSpans:
+    """The spans of one ring, built record by record."""
+
+    def __init__(self, owner: RingOwner) -> None:
+        self.owner = owner
+        self.spans: dict[bytes, Span] = {}
+        self._unended: dict[bytes, Span] = {}
+        self._last_ns = 0
+
+    def take(self, records: Iterable[RingRecord]) -> None:
+        """Take the next records, in order."""
+        owner = self.owner
+        offset_ns = owner.wall_ns - owner.monotonic_ns
+        for record in records:
+            if isinstance(record, Start):
+                self._start(record, offset_ns)
+                continue
+            span = self.spans.get(record.span)
+            if isinstance(record, End):
+                self._last_ns = max(self._last_ns, record.time_ns)
+                if span is not None:
+                    self._unended.pop(record.span, None)
+                    span.end_ns = record.time_ns + offset_ns
+                    span.status = record.status
+                    span.number, span.length = record.number, record.length
+                    if record.link:
+                        span.links.append(record.link)
+            elif span is not None and isinstance(record, Note):
+                span.notes.append(record.text)
+            elif span is not None and isinstance(record, Link):
+                span.links.append(record.link)
+
+    def _start(self, record: Start, offset_ns: int) -> None:
+        owner = self.owner
+        self._last_ns = max(self._last_ns, record.time_ns)
+        began = record.time_ns + offset_ns
+        if not record.time_ns:  # It began when its parent did.
+            parent = self.spans.get(record.parent)
+            if parent is None:
+                return
+            began = parent.start_ns
+        span = Span(
+            trace=record.context[:TRACE_BYTES],
+            id=record.context[TRACE_BYTES:],
+            parent=record.parent,
+            kind=record.kind,
+            operation=record.operation,
+            process=owner.name,
+            role=owner.role,
+            pid=owner.pid,
+            start_ns=began,
+            end_ns=0,
+            status=SpanStatus.OPEN,
+            handle=record.handle,
+            offset=record.offset,
+            begun_in=record.context[:TRACE_BYTES],
+            begun_below=record.parent,
+        )
+        self.spans[span.id] = self._unended[span.id] = span
+
+    def settle(self, *, alive: bool, closed: bool) -> None:
+        """Say what became of spans without an end, as far as it is known now."""
+        ended = SpanStatus.LOST if closed else SpanStatus.KILLED
+        last_ns = self._last_ns + self.owner.wall_ns - self.owner.monotonic_ns
+        for span in self._unended.values():
+            span.status = SpanStatus.OPEN if alive else ended
+            span.end_ns = max(span.start_ns, last_ns)
+
+    def forget(self, span: Span) -> None:
+        """Drop a span that nobody needs any more."""
+        self.spans.pop(span.id, None)
+        self._unended.pop(span.id, None)
+
+
 def assemble(rings: Iterable[RingView]) -> list[Span]:
     """Return the spans of all rings, in order of their start, with adopted ones in their place."""
     rings = list(rings)
-    anchors = _anchors(rings)
+    owners = one_clock([ring.contents.owner for ring in rings])
     spans: list[Span] = []
-    for ring in rings:
-        spans += _spans_of(ring, anchors[ring.contents.owner.boot_id])
-    spans.sort(key=lambda span: (span.start_ns, span.id))
+    for ring, owner in zip(rings, owners, strict=True):
+        found = RingSpans(owner)
+        found.take(record for _, record in ring.contents.records)
+        found.settle(alive=ring.alive, closed=ring.contents.closed)
+        spans += found.spans.values()
+    return place(spans)
+
+
+def one_clock(owners: Sequence[RingOwner]) -> list[RingOwner]:
+    """The owners with the wall clock of the newest process of their boot: it may have been set
+    meanwhile, and monotonic times are exact."""
+    newest: dict[str, RingOwner] = {}
+    for owner in owners:
+        known = newest.get(owner.boot_id)
+        if known is None or owner.monotonic_ns > known.monotonic_ns:
+            newest[owner.boot_id] = owner
+    return [
+        replace(
+            owner,
+            wall_ns=newest[owner.boot_id].wall_ns,
+            monotonic_ns=newest[owner.boot_id].monotonic_ns,
+        )
+        for owner in owners
+    ]
+
+
+def place(spans: Sequence[Span]) -> list[Span]:
+    """Put spans below one another; returns them in order of their start. May be done again with
+    more of them."""
+    spans = sorted(spans, key=lambda span: (span.start_ns, span.id))
     by_id = {span.id: span for span in spans}
     for span in spans:
+        span.parent = span.begun_below
         if span.parent and span.parent not in by_id:
             operation = span.parent[:-1] + b"\0"
             span.parent = operation if operation in by_id else b""
     _adopt(spans, by_id)
     for span in spans:
-        span.trace = _root(span, by_id).trace
+        span.trace = _root(span, by_id).begun_in
     return spans
-
-
-def _anchors(rings: Sequence[RingView]) -> dict[str, int]:
-    """By boot: what to add to a monotonic time to have it on the wall clock."""
-    newest: dict[str, tuple[int, int]] = {}
-    for ring in rings:
-        owner = ring.contents.owner
-        known = newest.get(owner.boot_id, (-1, 0))
-        newest[owner.boot_id] = max(known, (owner.monotonic_ns, owner.wall_ns - owner.monotonic_ns))
-    return {boot: offset for boot, (_, offset) in newest.items()}
-
-
-def _spans_of(ring: RingView, offset_ns: int) -> list[Span]:
-    contents = ring.contents
-    owner = contents.owner
-    unended = (
-        SpanStatus.OPEN if ring.alive else SpanStatus.LOST if contents.closed else SpanStatus.KILLED
-    )
-    last_ns = 0
-    found: dict[bytes, Span] = {}
-    for _, record in contents.records:
-        if isinstance(record, Start):
-            last_ns = max(last_ns, record.time_ns)
-            parent = found.get(record.parent)
-            began = record.time_ns + offset_ns
-            if not record.time_ns:  # It began when its parent did.
-                if parent is None:
-                    continue
-                began = parent.start_ns
-            found[record.context[TRACE_BYTES:]] = Span(
-                trace=record.context[:TRACE_BYTES],
-                id=record.context[TRACE_BYTES:],
-                parent=record.parent,
-                kind=record.kind,
-                operation=record.operation,
-                process=owner.name,
-                role=owner.role,
-                pid=owner.pid,
-                start_ns=began,
-                end_ns=0,
-                status=unended,
-                handle=record.handle,
-                offset=record.offset,
-            )
-            continue
-        span = found.get(record.span)
-        if isinstance(record, End):
-            last_ns = max(last_ns, record.time_ns)
-            if span is not None:
-                span.end_ns = record.time_ns + offset_ns
-                span.status = record.status
-                span.number, span.length = record.number, record.length
-                if record.link:
-                    span.links.append(record.link)
-        elif span is not None and isinstance(record, Note):
-            span.notes.append(record.text)
-        elif span is not None and isinstance(record, Link):
-            span.links.append(record.link)
-    for span in found.values():
-        if not span.end_ns:
-            span.end_ns = max(span.start_ns, last_ns + offset_ns)
-    return list(found.values())
 
 
 def _adopt(spans: Sequence[Span], by_id: dict[bytes, Span]) -> None:
@@ -201,7 +245,9 @@ def _adopt(spans: Sequence[Span], by_id: dict[bytes, Span]) -> None:
             if not shared.parent:
                 _adopt_one(shared, failover, by_id)
             elif _root(shared, by_id) is not _root(failover, by_id):
-                failover.links.append(shared.trace + shared.id)  # Another operation needed it too.
+                link = shared.begun_in + shared.id  # Another operation needed it, too.
+                if link not in failover.links:
+                    failover.links.append(link)
 
 
 def _adopt_one(shared: Span, waiter: Span, by_id: dict[bytes, Span]) -> None:

@@ -8,7 +8,6 @@ read is counted too (``sofs_trace_records_lost``): then the other counts are too
 
 from __future__ import annotations
 
-import mmap
 from collections.abc import Iterable, Mapping
 from functools import partial
 from pathlib import Path
@@ -28,10 +27,8 @@ from sofs.core.trace import (
     RingRecord,
     SpanKind,
     Start,
-    decode_ring,
-    read_after,
 )
-from sofs.telemetry.ring import SUFFIX
+from sofs.telemetry.ring import SUFFIX, RingTail
 
 LOOPBACK: Final = "127.0.0.1"
 BUCKETS_MS: Final = (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10_000)
@@ -60,29 +57,14 @@ GAUGES: Final = {
 PHASES: Final = ("LOADING", "RESUME_LOCAL", "RESUME_REMOTE", "RELEASE", "ONLINE")
 
 
-class RingTail:
-    """Reads what is new in one ring."""
+class Counted:
+    """What is under way in one ring."""
 
     def __init__(self, path: Path) -> None:
         """OSError or ValueError when it is no ring."""
-        with path.open("rb") as file:
-            self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        contents = decode_ring(self._map[:4096])
-        if contents is None:
-            self._map.close()
-            raise ValueError(f"{path} is no ring")
-        self.owner: RingOwner = contents.owner
-        self._next = 0
+        self.tail = RingTail(path)
         self.open: dict[bytes, Start] = {}
         self.notes: dict[bytes, str] = {}
-
-    def read(self) -> tuple[list[RingRecord], int]:
-        """The records since the last call, and how many were lost before they were read."""
-        records, self._next, lost = read_after(self._map, self._next)
-        return records, lost
-
-    def close(self) -> None:
-        self._map.close()
 
 
 class Metrics:
@@ -118,43 +100,43 @@ class Metrics:
             [self._phase],
             description="of the resume gate: 0 loading to 4 online",
         )
-        self._tails: dict[Path, RingTail] = {}
+        self._rings: dict[Path, Counted] = {}
         self.facts: Mapping[str, Mapping[str, str]] = {}
 
     def poll(self, *folders: Path) -> None:
         """Count what is new in the rings of the folders."""
         paths = [path for folder in folders for path in sorted(folder.glob(f"*{SUFFIX}"))]
-        for path in [known for known in self._tails if known not in paths]:
-            self._tails.pop(path).close()
+        for path in [known for known in self._rings if known not in paths]:
+            self._rings.pop(path).tail.close()
         for path in paths:
-            tail = self._tails.get(path)
-            if tail is None:
+            ring = self._rings.get(path)
+            if ring is None:
                 try:
-                    tail = self._tails[path] = RingTail(path)
+                    ring = self._rings[path] = Counted(path)
                 except (OSError, ValueError):
                     continue  # Gone meanwhile, or of another version.
-            records, lost = tail.read()
+            records, lost = ring.tail.read()
             if lost:
-                self._lost.add(lost, {"process": tail.owner.name})
+                self._lost.add(lost, {"process": ring.tail.owner.name})
             for record in records:
-                self._count(tail, record)
+                self._count(ring, record)
 
-    def _count(self, tail: RingTail, record: RingRecord) -> None:
+    def _count(self, ring: Counted, record: RingRecord) -> None:
         if isinstance(record, Start):
             if record.kind in COUNTED or record.kind is SpanKind.FAILOVER:
-                tail.open[record.context[16:]] = record
-                if len(tail.open) > OPEN_SPANS_MAX:
-                    oldest = next(iter(tail.open))
-                    del tail.open[oldest]
-                    tail.notes.pop(oldest, None)
+                ring.open[record.context[16:]] = record
+                if len(ring.open) > OPEN_SPANS_MAX:
+                    oldest = next(iter(ring.open))
+                    del ring.open[oldest]
+                    ring.notes.pop(oldest, None)
         elif isinstance(record, Note):
-            if record.span in tail.open:
-                tail.notes[record.span] = record.text
+            if record.span in ring.open:
+                ring.notes[record.span] = record.text
         elif isinstance(record, End):
-            start = tail.open.pop(record.span, None)
-            note = tail.notes.pop(record.span, "")
+            start = ring.open.pop(record.span, None)
+            note = ring.notes.pop(record.span, "")
             if start is not None:
-                self._ended(tail.owner, start, record, note)
+                self._ended(ring.tail.owner, start, record, note)
 
     def _ended(self, owner: RingOwner, start: Start, end: End, note: str) -> None:
         took_ms = (end.time_ns - start.time_ns) / 1e6

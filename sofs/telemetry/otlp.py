@@ -62,6 +62,11 @@ def finished(spans: Iterable[Span]) -> list[Span]:
     return [span for span in spans if span.status is not SpanStatus.OPEN]
 
 
+def above(span: Span) -> bytes:
+    """The id of a span's parent; as recorded when that one is not known here (any more)."""
+    return span.parent or (span.begun_below and span.begun_below[:-1] + b"\0")
+
+
 def trace_of_links(spans: Iterable[Span]) -> dict[bytes, bytes]:
     """By span id, the trace that a span belongs to: links name the one that it was begun in."""
     return {span.id: span.trace for span in spans}
@@ -105,8 +110,8 @@ def _json_span(span: Span, belongs: dict[bytes, bytes]) -> dict[str, Any]:
         if span.status is SpanStatus.OK
         else {"code": 2, "message": why(span)},
     }
-    if span.parent:
-        found["parentSpanId"] = span.parent.hex()
+    if above(span):
+        found["parentSpanId"] = above(span).hex()
     if span.links:
         found["links"] = [
             {"traceId": trace.hex(), "spanId": other.hex()}
@@ -143,9 +148,9 @@ def _links(span: Span, belongs: dict[bytes, bytes]) -> list[tuple[bytes, bytes]]
 # The SDK ----------------------------------------------------------------------------------------
 
 
-def to_sdk(spans: Sequence[Span]) -> list[ReadableSpan]:
-    """Spans as the OpenTelemetry SDK hands them to exporters."""
-    belongs = trace_of_links(spans)
+def to_sdk(spans: Sequence[Span], belongs: dict[bytes, bytes]) -> list[ReadableSpan]:
+    """Spans as the OpenTelemetry SDK hands them to exporters. ``belongs``: see
+    ``trace_of_links``, of all spans that are known."""
     scope = InstrumentationScope(SCOPE)
     resources: dict[tuple[str, int], Resource] = {}
     found = []
@@ -158,7 +163,7 @@ def to_sdk(spans: Sequence[Span]) -> list[ReadableSpan]:
             ReadableSpan(
                 name=span.name,
                 context=_context(span.trace, span.id),
-                parent=_context(span.trace, span.parent) if span.parent else None,
+                parent=_context(span.trace, above(span)) if above(span) else None,
                 resource=resources[process],
                 attributes=attributes(span),
                 links=[Link(_context(*link)) for link in _links(span, belongs)],

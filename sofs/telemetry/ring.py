@@ -37,6 +37,7 @@ from sofs.core.trace import (
     TRACE_BYTES,
     RingContents,
     RingOwner,
+    RingRecord,
     SpanKind,
     SpanStatus,
     closed_field,
@@ -47,6 +48,7 @@ from sofs.core.trace import (
     encode_note,
     encode_start,
     lap_field,
+    read_after,
 )
 from sofs.ports.trace import NO_RECORDER, Recorder
 
@@ -288,6 +290,35 @@ def read_rings(*folders: Path) -> list[FoundRing]:
             if contents is not None:
                 found.append(FoundRing(path, contents, process_alive(contents.owner)))
     return found
+
+
+class RingTail:
+    """Reads what is new in one ring, while its process writes it or afterwards."""
+
+    def __init__(self, path: Path) -> None:
+        """OSError or ValueError when it is no ring."""
+        with path.open("rb") as file:
+            self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        contents = decode_ring(self._map[:HEADER_BYTES])
+        if contents is None:
+            self._map.close()
+            raise ValueError(f"{path} is no ring")
+        self.owner: RingOwner = contents.owner
+        self._next = 0
+
+    def read(self) -> tuple[list[RingRecord], int]:
+        """The records since the last call, and how many were lost before they were read."""
+        records, self._next, lost = read_after(self._map, self._next)
+        return records, lost
+
+    @property
+    def closed(self) -> bool:
+        """Did the process end in order?"""
+        at, byte = closed_field()
+        return self._map[at : at + 1] == byte
+
+    def close(self) -> None:
+        self._map.close()
 
 
 def prune(folder: Path) -> None:

@@ -26,6 +26,7 @@ from sofs.client import runtime
 from sofs.core.spans import RingView, assemble
 from sofs.core.trace import SpanKind
 from sofs.ports.trace import NO_RECORDER
+from sofs.telemetry import export
 from sofs.telemetry.export import MARK_FILE, Exporter, grpc_sender
 from sofs.telemetry.otlp import to_json
 from sofs.telemetry.ring import RingRecorder, open_ring, read_rings
@@ -130,6 +131,19 @@ def test_what_a_receiver_did_not_take_is_sent_again(tmp_path: Path) -> None:
     assert exporter.poll(time.time_ns(), hold_ns=0) == 0
     assert exporter.poll(time.time_ns(), hold_ns=0) == 1
     assert sizes == [1, 1]
+
+
+def test_a_receiver_that_stays_away_costs_no_more_memory_than_the_limit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(export, "HELD_MAX", 5)
+    recorder = ring_here(tmp_path)
+    answers = [False, True]
+    exporter = Exporter([tmp_path], lambda spans: answers.pop(0))
+    for _ in range(20):
+        recorder.end(recorder.begin(SpanKind.CLIENT))
+    assert exporter.poll(time.time_ns(), hold_ns=0) == 0
+    assert exporter.poll(time.time_ns(), hold_ns=0) == 5
 
 
 def test_what_ended_just_now_is_held_until_its_trace_is_known(tmp_path: Path) -> None:
