@@ -116,14 +116,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--pairs", type=int, default=24)
     parser.add_argument("--seconds", type=float, default=0.5)
+    parser.add_argument(
+        "--same", action="store_true", help="no rings on either side: how unequal the turns are"
+    )
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="sofs-trace-") as name:
         folder = Path(name)
         print(f"one record: {one_record(folder / 'ring'):.2f} us", flush=True)
         with LocalCluster(folder / "root", nodes=2, run_dir=folder / "run") as cluster:
             os.environ[RING_MIB_VARIABLE] = "0"  # noqa: TID251
-            cluster.kill("node-2")  # It comes back without a ring.
-            cluster.wait_ready()
+            for node in ("node-1", "node-2") if options.same else ("node-2",):
+                cluster.kill(node)  # It comes back without a ring.
+                cluster.wait_ready()
+            if options.same:
+                runtime._recorder = (os.getpid(), NO_RECORDER)
             del os.environ[RING_MIB_VARIABLE]  # noqa: TID251
             bench = Bench(cluster, options.pairs, options.seconds)
             with bench.traced, bench.plain:
