@@ -312,10 +312,10 @@ class Handles(Tokens):
         invariant(row is not None, "a handle's client has a row")
         return str(row[0])
 
-    def end_client(self, caller: Caller, now_ns: int) -> bool:
-        """Close up to END_HANDLES_MAX handles of the client; with the last, drop its results and
-        return True (else: call again). Blocked(detach) while any of them is connected. Expired when
-        it is unknown already, AccessDenied for another principal's.
+    def end_client(self, caller: Caller, now_ns: int) -> list[int]:
+        """Close up to END_HANDLES_MAX handles of the client and return them; as many as that: call
+        again. With the last, drop its results. Blocked(detach) while any of them is connected.
+        Expired when it is unknown already, AccessDenied for another principal's.
 
         The row stays for a while, with every op id acknowledged: a late copy of an operation on a
         forgotten connection finds EXPIRED, and is not taken for a new client's first."""
@@ -334,11 +334,10 @@ class Handles(Tokens):
         rows = [row for row in map(self._handle_row, handles) if row is not None]
         self._detach_first(rows, FileClosed.code)
         self.expire(handles, now_ns)
-        if len(handles) == END_HANDLES_MAX:
-            return False
-        self._run("DELETE FROM result WHERE client=?", caller.client)
-        self._run("UPDATE client SET acked=? WHERE client=?", OP_ID_MAX, caller.client)
-        return True
+        if len(handles) < END_HANDLES_MAX:
+            self._run("DELETE FROM result WHERE client=?", caller.client)
+            self._run("UPDATE client SET acked=? WHERE client=?", OP_ID_MAX, caller.client)
+        return handles
 
     def abandon(self, caller: Caller, target_op: int) -> AbandonReply:
         """Settle an operation of the caller: it has happened (True), or from now on it never will.

@@ -50,6 +50,7 @@ from sofs.services.authority.feed import FollowerFeed
 from sofs.services.authority.file_locks import FileLocks
 from sofs.services.authority.follower import checkpoint_ref
 from sofs.services.authority.group_log import GroupLog
+from sofs.services.authority.handles import END_HANDLES_MAX
 from sofs.services.authority.reports import FOLLOWER, Reports
 from sofs.services.authority.resume import Resumption
 from sofs.services.authority.schema import SCHEMA_VERSION
@@ -609,17 +610,18 @@ class ActiveAuthority:
         )
 
     async def _end_client(self, link: NodeLink, body: m.EndClient) -> m.Message:
-        more = True
+        closed: list[int] = []
 
         def rules() -> m.Message:
-            nonlocal more
             known = self.state.knows_client(body.caller.client)
-            more = known and not self.state.end_client(body.caller, self._now())
+            closed[:] = self.state.end_client(body.caller, self._now()) if known else []
             return m.Done()
 
-        reply: m.Message = m.Done()
-        while more:
+        while True:
             reply = await self._run(rules, reserved=0)
+            self.resume.settled(closed)
+            if len(closed) < END_HANDLES_MAX:
+                break
         self.locks.given_back()
         return reply
 

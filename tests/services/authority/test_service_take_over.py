@@ -107,6 +107,26 @@ async def test_a_newer_instance_takes_its_files_over_while_the_gate_waits_for_th
         await second.die()
 
 
+async def test_a_client_that_leaves_while_the_gate_waits_for_its_handles_is_waited_for_no_longer(
+    tmp_path: Path,
+) -> None:
+    async with world(tmp_path) as w:
+        first = await one_node(w)
+        await opened(first, open_request(1, OLD))
+        await first.die()
+        await w.kill("coordinator")
+        second = PeerNode(w, "n2")
+        await w.start("resume-key")
+        active = (await w.until_active("resume-key")).active
+        assert active is not None
+        await second.join()
+        await w.until("the gate waits", lambda: active.resume.phase == "RESUME_REMOTE")
+        await second.call(m.EndClient(caller(OLD, 2)))
+        assert active.resume.phase == "ONLINE"
+        await second.call(m.Unlink(caller(OTHER, 1), "/file"))
+        await second.die()
+
+
 async def test_who_waits_for_a_lock_of_an_older_instance_gets_it_when_a_newer_one_comes(
     tmp_path: Path,
 ) -> None:
