@@ -63,6 +63,7 @@ from sofs.storage import (
 )
 from sofs.storage.ballast import BALLAST_BYTES
 from sofs.storage.names import below
+from sofs.storage.probe import check_writable
 from sofs.telemetry import helper
 from sofs.telemetry.ring import (
     ENDPOINT_VARIABLE,
@@ -516,8 +517,10 @@ def create_roots(root: str, credential: str, volume: str) -> bytes:
     DiskFull."""
     entropy = SystemEntropy()
     store = attach(root, probe=False)
-    if roots.open_cluster(store) is None:  # One that exists is only read: its disk may be full.
+    if roots.open_cluster(store) is None:
         store = attach(root)
+    else:
+        check_writable(store)  # Not more: its disk may be full, and that is the parts' matter.
     cluster = roots.create_cluster(store, credential=credential.encode(), entropy=entropy)
     known = {entry.name for entry in roots.list_volumes(store)}
     if volume not in known:

@@ -19,7 +19,7 @@ from functools import partial
 from pathlib import Path
 from typing import Final
 
-from sofs.errors import BackendRefused, FormatRefused, SofsError, StoreFailed
+from sofs.errors import BackendRefused, FormatRefused, ReadOnlyBackend, SofsError, StoreFailed
 from sofs.ports.store import AppendStore, Store, Won
 from sofs.storage.ballast import Ballast
 from sofs.storage.local import LocalAppendStore
@@ -97,6 +97,14 @@ def _make_root(store: LocalAppendStore) -> None:
         ) from error
     except OSError as error:
         raise store_error(error, "create the root", store.url) from error
+
+
+def check_writable(store: Store) -> None:
+    """Raise ReadOnlyBackend for a folder that this process may not write to. It takes no space."""
+    if isinstance(store, LocalAppendStore) and not os.access(store.root, os.W_OK):
+        raise ReadOnlyBackend(
+            f"{store.url} cannot be written to; mount it writable or fix its permissions"
+        )
 
 
 def check_cluster(store: Store, cluster: bytes) -> None:

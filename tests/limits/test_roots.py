@@ -172,6 +172,9 @@ def test_a_full_disk_takes_no_root(small_disk: Path) -> None:
 
 async def test_a_disk_without_room_for_a_log_takes_no_node(small_disk: Path) -> None:
     create_roots(str(small_disk / "root"), CREDENTIAL, "share")
+    with contextlib.suppress(OSError), (small_disk / "filler").open("wb", buffering=0) as filler:
+        while True:
+            filler.write(bytes(4096))
     await start_refused(config(str(small_disk / "root")), DiskFull)
 
 

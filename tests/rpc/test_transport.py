@@ -464,7 +464,7 @@ async def test_an_unknown_service_is_not_supported(loopback: Loopback) -> None:
     with pytest.raises(InvalidParameter, match="resume_key"):
         await loopback.connect(listener.address, "files")
     async with grpc.aio.insecure_channel(listener.address) as channel:
-        call: Any = channel.stream_stream("/sofs.v1.Dns/Session")(
+        call: Any = channel.stream_stream("/sofs.v1.Nothing/Session")(
             metadata=((CREDENTIAL_KEY, CREDENTIAL),)
         )
         assert await call.code() is grpc.StatusCode.UNIMPLEMENTED
