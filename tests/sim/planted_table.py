@@ -195,12 +195,12 @@ BUGS: Final = {
         _bug(
             "tail-not-replayed",
             "a sealed node's tail is applied before its tokens are free",
-            (f"{_NODES}._seal", "self._state.replay_tail(log_id, records)", "pass"),
+            (f"{_NODES}._seal_log", "self._state.replay_tail(log_id, records)", "pass"),
         ),
         _bug(
             "seal-without-claim",
             "a node's log is claimed before it is read",
-            (f"{_NODES}._seal", "await fenced.try_claim(seal)", "pass"),
+            (f"{_NODES}._seal_log", "await fenced.try_claim(seal)", "pass"),
         ),
         _bug(
             "deleted-before-boundary",
@@ -561,7 +561,7 @@ BUGS: Final = {
             "follower-keeps-all",
             "a follower's state counts when the lineage holds it",
             (
-                "services.authority.service:AuthorityPart._load",
+                "services.authority.service:AuthorityPart._replay",
                 "kept = position.sequence > 0 and holds(lineage.history, position)",
                 "kept = position.sequence > 0",
             ),
