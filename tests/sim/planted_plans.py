@@ -217,4 +217,10 @@ EQUIVALENT: Final[dict[str, str]] = {
 }
 
 # Bugs that a search did not find, and what is missing.
-SURVIVING: Final[dict[str, str]] = {}
+_SHIFTED: Final = "was found before the product changed under its run; not in 40 seeds since"
+SURVIVING: Final[dict[str, str]] = {
+    "read-before-durable": _SHIFTED,
+    "superseded-authority-answers": _SHIFTED,
+    "superseded-node-answers": _SHIFTED,
+    "gate-opened-early": _SHIFTED,
+}

@@ -5,7 +5,7 @@ only once an entry of the log names it, and only the owner writes that entry. Re
 newest entry: so checkpoints are named one at a time, in the order of what they hold. Logs and
 checkpoints below the newest are deleted after the boundary that says so was acknowledged. A crash
 in between leaves objects that the next boundary covers, and logs that no later lineage names: each
-life's first boundary deletes those right below its own lineage, too.
+life's first look deletes those right below its own lineage, behind a boundary of its own.
 """
 
 from __future__ import annotations
@@ -55,7 +55,6 @@ class Checkpoints:
         self._naming = asyncio.Lock()
         self._named = Position(0, 0)
         self._named_key = ""
-        self._swept = False
         self._segments: list[tuple[int, int]] = []  # (first sequence, segment) of our own log.
 
     def logged(self, sequence: int, segment: int) -> None:
@@ -90,9 +89,6 @@ class Checkpoints:
                 claim = await fenced.read_claim(self._claim.role, sealed.epoch)
                 if claim is not None:
                     await fenced.delete_segments(claim, below_segment=WHOLE_LOG)
-        if not self._swept:
-            await self._delete_left()
-            self._swept = True
         whole = [segment for first, segment in self._segments if first <= position.sequence]
         if whole and whole[-1] > 0:
             # Segment 0 holds the lineage, which a successor reads first: it stays.
@@ -103,6 +99,9 @@ class Checkpoints:
     async def _delete_left(self) -> None:
         """Delete the logs below our lineage that an owner before us was about to delete when it
         died. Nobody reads below a lineage that was recorded, and ours was before we served."""
+        if self._lineage.checkpoint is None:
+            return
+        await self._group.write(Boundary(self._lineage.checkpoint.position, ()))
         fenced, role = self._env.fenced, self._claim.role
         lowest = min((epoch.epoch for epoch in self._lineage.history), default=self._claim.epoch)
         n_empty = 0
@@ -119,11 +118,18 @@ class Checkpoints:
         """What followers would start from is damaged: make a checkpoint at the next look."""
         self._wanted = True
 
-    async def make_when_alone(self) -> None:
-        """Without a follower nobody else bounds the log: make a checkpoint here, rarely."""
-        done = 0
+    async def look_after(self) -> None:
+        """Delete what an owner before us left. Without a follower nobody else bounds the log: make
+        a checkpoint here, rarely."""
+        done, swept = 0, False
         while True:
             await self._env.clock.sleep_ms(LOOK_EVERY_MS)
+            if not swept:
+                try:
+                    await self._delete_left()
+                    swept = True
+                except (DiskFull, StoreFailed, StoreUnknown) as error:
+                    log.warning("logs of earlier owners stay for now: %s", error)
             wanted = self._wanted
             much = self._feed.logged_bytes - done >= self._env.settings.checkpoint_alone_bytes
             if not (much or wanted):

@@ -147,7 +147,7 @@ class ActiveAuthority:
         self._tasks.spawn(self.space.run(), "space")
         self._tasks.spawn(self.space.drop_cut_runs(), "cut-runs")
         self._tasks.spawn(self._idle_check(), "idle-check")
-        self._tasks.spawn(self.checkpoints.make_when_alone(), "checkpoint")
+        self._tasks.spawn(self.checkpoints.look_after(), "checkpoint")
 
     def _crash(self, error: BaseException) -> None:
         self.end(
