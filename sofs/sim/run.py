@@ -239,7 +239,7 @@ class Run:
         while not self.stopping:
             try:
                 if actor.draw.random() < self.plan.moves:
-                    actor.share.move()
+                    actor.share.leave()
                 healed = self.healed_us > 0
                 await workload.step(actor)
                 actor.healed_steps += healed
