@@ -723,22 +723,15 @@ class ClientCore:
         return True
 
     async def _heed_witness(self, session: Session) -> None:
-        """Register with a witness and leave the node at once when it says so."""
-        witness = WitnessClient(self._dialer, self.clock, self.client_id, self.share)
+        """Register with a witness; leave the node, or move, when it says so."""
+        witness = WitnessClient(
+            self._dialer, self.clock, self.client_id, self.share, self.mover.move, self._tasks
+        )
         self._witness = witness
-        while True:
-            notice = await witness.heed(session.channel, session.address, session.node)
-            if notice is None or notice.destination != session.address:
-                break
+        notice = await witness.heed(session.channel, session.address, session.node)
         if notice is not None:
-            session.end(
-                SessionEnd(
-                    notice.reason,
-                    Unavailable(f"witness: {notice.reason}"),
-                    prefer=notice.destination,
-                    trace=notice.trace,
-                )
-            )
+            why = Unavailable(f"witness: {notice.reason}")
+            session.end(SessionEnd(notice.reason, why, trace=notice.trace))
 
 
 _LOSING: Final = (ObjectNameNotFound.code, AccessDenied.code)

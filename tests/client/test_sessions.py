@@ -203,7 +203,9 @@ async def test_witness_that_is_silent_does_not_stop_the_selection(
         mute, other = (n for n in rig.nodes if n is not using)
         mute.mute_witness = True
         core = plain.core
-        client = witness.WitnessClient(core._dialer, core.clock, core.client_id, "v1")
+        client = witness.WitnessClient(
+            core._dialer, core.clock, core.client_id, "v1", core.move, core._tasks
+        )
         using.peers = [mute, other]
         session = core._session
         assert session is not None
