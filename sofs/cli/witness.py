@@ -61,7 +61,8 @@ def run_move(options: argparse.Namespace) -> int:
     elif moved and not options.share:
         print(f"{options.client} uses {options.node}")
     elif moved:
-        print(f"{moved} clients of {options.client} moved to {options.node}")
+        clients = "1 client" if moved == 1 else f"{moved} clients"
+        print(f"{clients} of {options.client} moved to {options.node}")
     else:
         print(f"nobody had to move: {options.client} uses {options.node} only")
     return 0
