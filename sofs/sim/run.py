@@ -319,7 +319,7 @@ def _outcome(run: Run, loop: SimLoop) -> Outcome:
         run.undecided,
         len(run.history.operations),
         sum(part.lives - 1 for part in run.cluster.parts),
-        dict(run.faults.injected),
+        run.faults.injected | {f"move {word}": n for word, n in run.faults.moves.outcomes.items()},
         run.world.told,
         run.history,
     )

@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final
@@ -139,7 +140,8 @@ class WitnessPart:
         self._listener: Listener | None = None
         self._channels: dict[Channel, None] = {}
         self._list_waiters: list[Asker] = []
-        self._moves: dict[bytes, asyncio.Future[str]] = {}  # Why not; "" if the client moved.
+        # Of each registration the moves that it was told, in order: why not, or "".
+        self._moves: dict[bytes, deque[asyncio.Future[str]]] = {}
         self._change: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.incarnation = Incarnation(entropy.token(ID_BYTES))
         self.endpoint = ""
@@ -392,10 +394,9 @@ class WitnessPart:
         told, answers = self.registry.move(self._clock.monotonic_ms(), body)
         moves: list[asyncio.Future[str]] = []
         for context in told:
-            # A later move replaces an earlier one that was not answered: the client does, too.
-            self._decide(context, "another move was asked for meanwhile")
-            self._moves[context] = asyncio.get_running_loop().create_future()
-            moves.append(self._moves[context])
+            move: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+            self._moves.setdefault(context, deque()).append(move)
+            moves.append(move)
         self._send(answers)
         timer = asyncio.ensure_future(self._clock.sleep_ms(MOVE_ANSWER_MS_MAX))
         try:
@@ -405,9 +406,8 @@ class WitnessPart:
                 await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
         finally:
             timer.cancel()
-            for context, move in zip(told, moves, strict=True):
-                if self._moves.get(context) is move:
-                    self._decide(context, f"no word within {MOVE_ANSWER_MS_MAX} ms")
+            for move in moves:  # It keeps its place: its outcome may still come.
+                _settle(move, f"no word within {MOVE_ANSWER_MS_MAX} ms")
         reasons = [move.result() for move in moves if move.result()]
         return ClientsMoved(len(told), len(told) - len(reasons), reasons[:MOVE_REASONS_MAX])
 
@@ -417,15 +417,19 @@ class WitnessPart:
         self._decide(body.context, body.text)
 
     def _decide(self, context: bytes, reason: str) -> None:
-        move = self._moves.pop(context, None)
-        if move is not None:
-            move.set_result(reason)
+        """The client said what became of the oldest move that it was told."""
+        moves = self._moves.get(context)
+        if moves is not None:
+            _settle(moves.popleft(), reason)
+            if not moves:
+                del self._moves[context]
 
     def _drop_moves(self) -> None:
         """Registrations ended: their clients say nothing more."""
         for context in list(self._moves):
             if not self.registry.has(context):
-                self._decide(context, "its registration ended; look with `sofs witness ls`")
+                for move in self._moves.pop(context):
+                    _settle(move, "its registration ended; look with `sofs witness ls`")
 
     def describe(self) -> PartStateReply:
         """The state of the part, for people and tests."""
@@ -447,6 +451,11 @@ class WitnessPart:
             ),
         ]
         return PartStateReply("witness", self._config.name, self.incarnation, "serving", facts)
+
+
+def _settle(move: asyncio.Future[str], reason: str) -> None:
+    if not move.done():
+        move.set_result(reason)
 
 
 def _refuse_requests(channel: Channel, envelope: Envelope) -> None:

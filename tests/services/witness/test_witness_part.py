@@ -11,6 +11,7 @@ from sofs.core import messages as m
 from sofs.core import witness as w
 from sofs.errors import InvalidParameter, InvalidState, NotFound, NotSupported, RevisionMismatch
 from sofs.services.channel import expect
+from sofs.services.witness import part
 
 
 async def test_a_killed_node_is_told_at_once_and_its_return_next() -> None:
@@ -145,16 +146,41 @@ async def test_an_outcome_counts_only_on_the_stream_of_its_registration() -> Non
         assert (await moving).moved == 0
 
 
-async def test_a_move_ends_with_the_registration_and_with_another_move() -> None:
+async def test_moves_are_answered_in_their_order_and_at_the_end_of_the_registration() -> None:
     async with net_of(0, 2) as net:
         channel, context = await net.registered()
-        one, two = (
+        one, two, three = (
             asyncio.ensure_future(net.part.move(m.MoveClients("client", destinations=[node])))
-            for node in (NODES[2], NODES[HERE])
+            for node in (NODES[2], NODES[HERE], NODES[2])
         )
-        assert "another move" in (await one).reasons[0]
+        assert (await ask(channel, context)).address == NODES[2]
+        await channel.call(m.MoveOutcome(context, "", "the first stayed"))
+        assert (await one).reasons == ["the first stayed"]
+        assert (await ask(channel, context)).address == NODES[HERE]
+        assert not two.done()
+        await channel.call(m.MoveOutcome(context))
+        assert (await two).moved == 1
         await channel.call(m.UnregisterWitness(context))
-        assert "registration ended" in (await two).reasons[0]
+        assert "registration ended" in (await three).reasons[0]
+
+
+async def test_a_client_that_never_says_what_became_of_a_move_is_told_as_such(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(part, "MOVE_ANSWER_MS_MAX", 50)
+    async with net_of(0, 2) as net:
+        channel, context = await net.registered()
+        first = await net.part.move(m.MoveClients("client", destinations=[NODES[2]]))
+        assert "no word" in first.reasons[0]
+        monkeypatch.setattr(part, "MOVE_ANSWER_MS_MAX", 10_000)
+        second = asyncio.ensure_future(
+            net.part.move(m.MoveClients("client", destinations=[NODES[2]]))
+        )
+        for text in ("the outcome of the first one", ""):
+            await ask(channel, context)
+            assert not second.done()
+            await channel.call(m.MoveOutcome(context, "", text))
+        assert (await second).moved == 1
 
 
 async def test_the_registrations_are_listed_over_the_cluster_service() -> None:
