@@ -99,9 +99,8 @@ async def test_a_destination_without_the_authority_leaves_the_client_where_it_is
         assert share.facts().sessions == 1
 
 
-async def test_a_destination_that_dies_in_the_middle_sends_the_client_back(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+@pytest.mark.parametrize("turn", range(5))  # Clients begin at an address of their own choice.
+async def test_a_destination_that_dies_in_the_middle_sends_the_client_back(turn: int) -> None:
     async with rig_of(3) as rig, rig.connect() as share:
         file = await share.open("/a", "w+b")
         old, target = rig.node_of(share), elsewhere(rig, share)
@@ -200,6 +199,9 @@ async def test_a_move_that_fails_is_told_and_the_same_registration_listens_on() 
         await until(lambda: len(teller.outcomes) == 2)
         assert teller.outcomes[1].text == ""
         assert share.facts().sessions == 1
+        [listened] = [c for c in teller.channels if c.name.endswith("-witness")]
+        share.leave()
+        await until(lambda: not listened.alive)
 
 
 async def test_swn_reregister_after_a_failover_the_witness_is_not_on_the_node_in_use() -> None:
