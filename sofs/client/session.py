@@ -357,9 +357,12 @@ class ClientCore:
             self.flight.suspend()
             session.channel.end(end.error)
             self._tasks.spawn(session.channel.close(), "close-stream")
-            # Sessions that answer nothing must not follow one another at full speed.
-            idle = self.flight.answered == answered and not end.planned
-            pause_ms = self._next_pause(pause_ms) if idle else 0
+            # Sessions that answer nothing must not follow one another at full speed; but a client
+            # that had nothing to ask for a while is no such case, nor is a move.
+            lasted_ms = self.clock.monotonic_ms() - started
+            brief = lasted_ms < limits.SESSION_RETRY_MS_MAX and not end.planned
+            vain = brief and self.flight.answered == answered
+            pause_ms = self._next_pause(pause_ms) if vain else 0
             if pause_ms > RECONNECT_BACKOFF_MS:
                 await self.clock.sleep_ms(pause_ms)
 
