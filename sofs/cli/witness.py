@@ -21,7 +21,7 @@ examples:
 A move is planned: applications see no error and a pause of a few dozen milliseconds. If the client
 cannot go there it stays where it is, and the command exits with 3. docs/WITNESS.md tells the rest.
 """
-NAME_CHARS: Final = 12  # Of a client's name, for people.
+COLUMNS: Final = (10, 12, 10, 14, 12, 21, 9)  # Characters each at most, 100 with the gaps.
 
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -76,21 +76,24 @@ def show(options: argparse.Namespace, found: Survey) -> None:
         return
     show_table(
         ("CLIENT", "WITNESS", "NODE", "NETNAME", "SHARE", "ADDRESS", "STATE"),
-        [
-            (
-                client.client_name[:NAME_CHARS],
-                listed.witness,
-                client.node,
-                _short(listed.net_name, 16),
-                _short(client.share_name or "*", 16),
-                client.address,
-                "listening" if client.state != "registered" else "registered",
-            )
-            for listed, client in pairs
-        ],
+        [_row(listed, client) for listed, client in pairs],
     )
     for name, reason in found.silent.items():
         print(f"{name} does not answer: {reason}", file=sys.stderr)
+
+
+def _row(listed: WitnessedList, client: WitnessedClient) -> list[str]:
+    """One registration for people; a client's name is cut so that its beginning can be copied."""
+    cells = (
+        client.client_name[: COLUMNS[0]],
+        listed.witness,
+        client.node,
+        listed.net_name or "-",
+        client.share_name or "*",
+        client.address,
+        "away" if client.state == "registered" else "listening",
+    )
+    return [_short(cell, chars) for cell, chars in zip(cells, COLUMNS, strict=True)]
 
 
 def _short(text: str, chars: int) -> str:

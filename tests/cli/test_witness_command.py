@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import json
 import threading
@@ -13,7 +14,10 @@ import pytest
 import sofs
 from sofs.actors.compose import PartConfig, start_part
 from sofs.cli.main import main
+from sofs.cli.witness import show
+from sofs.core.messages import WitnessedClient, WitnessedList
 from sofs.ports.platform import Machine, PartFacts, PartOrder
+from sofs.services.witness.ask import Survey
 from sofs.testing import LocalCluster
 
 
@@ -22,18 +26,22 @@ class Supervised:
 
     def __init__(self, cluster: LocalCluster) -> None:
         self._cluster = cluster
+        self.ended: list[str] = []
 
     async def machines(self) -> list[Machine]:
         return [Machine(f"id-{i}", f"m-{i}", draining=False) for i in (1, 2, 3)]
 
     async def parts(self) -> list[str]:
-        return sorted(self._cluster.parts)
+        return sorted(name for name in self._cluster.parts if name not in self.ended)
 
     async def create(self, order: PartOrder) -> None:
-        raise AssertionError(f"{order.name} runs")
+        assert order.name in self.ended, f"{order.name} runs"
+        self.ended.remove(order.name)
+        self._cluster.parts[order.name].wanted = True
 
     async def remove(self, name: str) -> None:
-        raise AssertionError(f"nobody wants {name} to end")
+        self.ended.append(name)
+        self._cluster.stop(name)
 
     async def describe(self, name: str) -> PartFacts:
         part = self._cluster.parts[name]
@@ -107,8 +115,16 @@ def test_ls_tells_who_uses_which_node_and_who_watches_it(
     assert lines[0].split() == [
         "CLIENT", "WITNESS", "NODE", "NETNAME", "SHARE", "ADDRESS", "STATE"
     ]  # fmt: skip
-    assert share.client_id.hex()[:12] in lines[1]
+    assert share.client_id.hex()[:10] in lines[1]
     assert max(map(len, lines)) <= 100
+
+
+def test_the_table_fits_whatever_things_are_called(capsys: pytest.CaptureFixture[str]) -> None:
+    long = "0123456789" * 9
+    client = WitnessedClient(long, long, f"[{long}]:7000", long, "requested-notification")
+    listed = WitnessedList(long, long, long, [client], 1)
+    show(argparse.Namespace(json=False), Survey([listed], {}))
+    assert max(map(len, capsys.readouterr().out.splitlines())) == 100
 
 
 def test_move_takes_a_client_to_a_node_with_its_handles_and_without_an_error(
@@ -175,6 +191,38 @@ def test_who_is_not_there_is_named(
         assert witness(cluster, "ls") == 0
         told = capsys.readouterr()
         assert f"{silent} does not answer" in told.err
-        assert share.client_id.hex()[:12] in told.out
+        assert share.client_id.hex()[:10] in told.out
     finally:
         cluster.revive()
+
+
+def test_a_drained_node_is_ended_when_its_clients_are_elsewhere_and_none_saw_an_error(
+    cluster: LocalCluster, share: sofs.Share
+) -> None:
+    share.move(cluster.parts["node-3"].config.address)
+    until(lambda: share.facts().witness_address)
+    before = len(share.failovers())
+    stop = threading.Event()
+    written: list[int] = []
+
+    def write() -> None:
+        while not stop.is_set():
+            file.pwrite(b"%8d" % len(written), 8 * len(written))
+            written.append(1)
+
+    with share.open("/drained", "w+b") as file:
+        load = threading.Thread(target=write)
+        load.start()
+        assert main(["node", "drain", "m-3", "--root", cluster.root]) == 0
+        until(lambda: not cluster.parts["node-3"].wanted)
+        count = len(written)
+        until(lambda: len(written) > count + 10)
+        stop.set()
+        load.join()
+        contents = b"".join(b"%8d" % i for i in range(len(written)))
+        assert file.pread(len(contents), 0) == contents
+    [move] = share.failovers()[before:]
+    assert (move.reason, move.planned, move.handles) == ("witness: move", True, 1)
+    assert main(["node", "resume", "m-3", "--root", cluster.root]) == 0
+    until(lambda: cluster.parts["node-3"].wanted)
+    cluster.wait_ready()
