@@ -2,10 +2,15 @@
 
 Sequence. Ask the node in use for the interface list; pick an interface that is AVAILABLE, may be a
 witness and is not on the node in use; register there with the address in use; keep one AsyncNotify
-outstanding. A notice that the node in use is UNAVAILABLE, or that this client is to move, ends the
-wait. Without a candidate, or when the witness goes away, it is tried again each WITNESS_RETRY_MS;
-one that goes away after that time is replaced at once. A witness may freeze as any node may: every
-question has a limit, and one that stops answering pings is left.
+outstanding. A notice that the node in use is UNAVAILABLE ends the wait. Without a candidate, or
+when the witness goes away, it is tried again each WITNESS_RETRY_MS; one that goes away after that
+time is replaced at once. A list that no other node is in does not come before there is one: the
+question stays asked. A witness may freeze as any node may: every question has a limit, and one that
+stops answering pings is left.
+
+A notice that this client is to move is given to the mover (``moving.py``), and the witness is told
+what became of it, over the stream of the registration; where the client goes on, another witness is
+chosen, since this one may be beside its new node. If the client stays, so does the registration.
 
 The witness is a hint: it makes failover earlier and never decides anything else. A wrong notice
 costs a failover.
@@ -14,6 +19,7 @@ costs a failover.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -25,6 +31,7 @@ from sofs.core.messages import (
     GetInterfaceList,
     Interface,
     InterfaceList,
+    MoveOutcome,
     Notification,
     Ping,
     RegisterWitness,
@@ -34,6 +41,7 @@ from sofs.errors import SofsError, Unavailable
 from sofs.ports.runtime import Clock
 from sofs.ports.stream import Envelope
 from sofs.services.channel import Channel, expect, result_of, within
+from sofs.services.tasks import Tasks
 
 WITNESS_VERSION: Final = 0x00020000
 AVAILABLE: Final = 1
@@ -47,9 +55,13 @@ KEEP_ALIVE_S: Final = 120  # The witness answers at least this often...
 NOTIFY_MS_MAX: Final = KEEP_ALIVE_S * 1000 + 10_000  # ...or it is gone.
 
 
+Move = Callable[[str, str, bytes], Awaitable[None]]
+"""Moves the client to an address, for a reason, by a notice; raises SofsError if it stays."""
+
+
 @dataclass(frozen=True, slots=True)
 class Notice:
-    """Leave the node in use. ``destination``: where to go, "" for any other node."""
+    """Leave the node in use, for any other. With a ``destination``: move there, if that can be."""
 
     reason: str
     destination: str = ""
@@ -57,13 +69,19 @@ class Notice:
 
 
 class WitnessClient:
-    """At most one registration at a time."""
+    """At most one registration at a time, for one session. ``tasks``: of the client, in which a
+    move goes on when the session that it began in has ended."""
 
-    def __init__(self, dialer: Dialer, clock: Clock, client_id: bytes, share: str) -> None:
+    def __init__(
+        self, dialer: Dialer, clock: Clock, client_id: bytes, share: str, move: Move, tasks: Tasks
+    ) -> None:
         self._dialer = dialer
         self._clock = clock
         self._client_name = client_id.hex()
         self._share = share
+        self._move = move
+        self._tasks = tasks
+        self._listing: asyncio.Future[Envelope] | None = None
         self._channel: Channel | None = None
         self.address = ""  # Of the witness registered with; "" without one.
 
@@ -88,13 +106,33 @@ class WitnessClient:
                 await self.close()
             # One that listened for long and went away is replaced at once.
             if self._clock.monotonic_ms() - began < WITNESS_RETRY_MS:
-                await self._clock.sleep_ms(WITNESS_RETRY_MS)
+                await self._pause()
         return None
+
+    async def _pause(self) -> None:
+        """Wait for WITNESS_RETRY_MS, or until a list comes that was long in coming."""
+        timer = asyncio.ensure_future(self._clock.sleep_ms(WITNESS_RETRY_MS))
+        waiting: list[asyncio.Future[None] | asyncio.Future[Envelope]] = [timer]
+        if self._listing is not None:
+            waiting.append(self._listing)
+        try:
+            await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            timer.cancel()
+
+    async def _interfaces(self, session: Channel) -> InterfaceList:
+        """The list of the node in use; Unavailable while it has nobody else to name."""
+        if self._listing is None:
+            self._listing = session.begin(GetInterfaceList())
+            self._listing.add_done_callback(_seen)
+        listing = asyncio.shield(self._listing)
+        envelope = await within(self._clock, limits.CONNECT_MS_MAX, listing, "interfaces")
+        self._listing = None
+        return expect(result_of(envelope), InterfaceList)
 
     async def _register(self, session: Channel, address: str, node: str) -> bytes:
         limit_ms = limits.CONNECT_MS_MAX
-        listing = session.call(GetInterfaceList())
-        reply = expect(await within(self._clock, limit_ms, listing, "interfaces"), InterfaceList)
+        reply = await self._interfaces(session)
         for interface in reply.interfaces:
             where = witness_address(interface)
             if not where or interface.node == node or where == address:
@@ -104,6 +142,7 @@ class WitnessClient:
                 asking = self._channel.call(
                     RegisterWitness(
                         version=WITNESS_VERSION,
+                        net_name=reply.net_name,
                         share_name=self._share,
                         address=address,
                         client_name=self._client_name,
@@ -130,8 +169,39 @@ class WitnessClient:
                 waiting.cancel()
             envelope = waiting.result()
             notice = judge(expect(result_of(envelope), Notification), address, node)
-            if notice is not None:
-                return replace(notice, trace=envelope.trace)
+            if notice is None:
+                continue
+            notice = replace(notice, trace=envelope.trace)
+            if not notice.destination:
+                return notice
+            await self._follow(channel, context, notice)
+
+    async def _follow(self, channel: Channel, context: bytes, notice: Notice) -> None:
+        """Move; returns if the client stayed at its node. Else its session ends, and the one who
+        waits here is cancelled: then the stream is the move's, which has still something to say."""
+        self._channel = None
+        moving = self._tasks.spawn(self._move_and_tell(channel, context, notice), "move")
+        try:
+            await asyncio.shield(moving)
+        except asyncio.CancelledError:
+            self._tasks.spawn(_close_after(moving, channel), "close-witness")
+            raise
+        self._channel = channel
+
+    async def _move_and_tell(self, channel: Channel, context: bytes, notice: Notice) -> None:
+        outcome = MoveOutcome(context, notice.destination)
+        try:
+            await self._move(notice.destination, notice.reason, notice.trace)
+        except asyncio.CancelledError:  # The client is being closed.
+            await channel.close()
+            raise
+        except SofsError as error:
+            outcome = MoveOutcome(context, "", str(error))
+        try:
+            telling = channel.call(outcome)
+            await within(self._clock, limits.CONNECT_MS_MAX, telling, "the outcome of a move")
+        except SofsError:
+            pass  # Whoever asked for the move sees the registration end, and looks again.
 
     async def _until_answered(self, channel: Channel, waiting: asyncio.Future[Envelope]) -> None:
         """Wait for NOTIFY_MS_MAX while the witness answers pings; else raise Unavailable."""
@@ -148,6 +218,13 @@ class WitnessClient:
                 raise Unavailable(f"{channel.peer}: its keep-alive did not come")
             ping = channel.call(Ping())
             await within(self._clock, limits.CONNECT_MS_MAX, ping, f"ping {channel.peer}")
+
+
+async def _close_after(moving: asyncio.Task[None], channel: Channel) -> None:
+    try:
+        await asyncio.wait((moving,))
+    finally:
+        await channel.close()
 
 
 def _seen(waiting: asyncio.Future[Envelope]) -> None:
@@ -174,6 +251,6 @@ def judge(notification: Notification, address: str, node: str) -> Notice | None:
         if ours and notification.state == UNAVAILABLE:
             return Notice("witness: node unavailable")
         return None
-    if notification.kind in MOVES:
+    if notification.kind in MOVES and notification.address:
         return Notice("witness: move", notification.address)
     return None

@@ -31,6 +31,9 @@ from sofs.core.control_messages import (  # isort: skip
     RegisterMemberReply as RegisterMemberReply, RegisterWitness as RegisterWitness,
     RegisterWitnessReply as RegisterWitnessReply, SetMembers as SetMembers, ShareList as ShareList,
     SharesSeen as SharesSeen, UnregisterWitness as UnregisterWitness, VolumeList as VolumeList,
+    RegisterWitnessV1 as RegisterWitnessV1, MoveOutcome as MoveOutcome, ListWitnessed as
+    ListWitnessed, WitnessedList as WitnessedList, MoveClients as MoveClients, ClientsMoved as
+    ClientsMoved,
 )
 from sofs.core.message_base import (  # isort: skip
     MESSAGES as MESSAGES, Message as Message, message as message,
@@ -44,7 +47,7 @@ from sofs.core.message_parts import (  # isort: skip
     LockRange, LogEntry as LogEntry, LogInfo as LogInfo, MachineInfo as MachineInfo, OpenOptions as
     OpenOptions, PartStatus as PartStatus, ReclaimItem as ReclaimItem, ReclaimResult as
     ReclaimResult, Share as Share, ShareInfo as ShareInfo, Signed as Signed, TokenMode as TokenMode,
-    VolumeInfo as VolumeInfo, Window as Window,
+    VolumeInfo as VolumeInfo, Window as Window, WitnessedClient as WitnessedClient,
 )
 # fmt: on
 

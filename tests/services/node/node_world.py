@@ -4,7 +4,7 @@ in-process network."""
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -94,6 +94,7 @@ class World:
         *,
         address: str = "",
         dns: str = "",
+        interfaces: Sequence[m.Interface] = (),
     ) -> NodePart:
         made = NodePart(
             clock=self.clock,
@@ -104,6 +105,7 @@ class World:
                 name,
                 share="vol",
                 volume=b"v" * 16,
+                interfaces=lambda: list(interfaces),
                 access_point="a.b",
                 dns=dns,
                 machine="m",
