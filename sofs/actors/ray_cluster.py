@@ -165,18 +165,30 @@ def make_storage(record: RunRecord) -> None:
     Path(record.temp, "gcs").mkdir(mode=0o700, exist_ok=True)
 
 
+def driver_order(
+    action: str, address: str, run_dir: Path, run: str, namespace: str, **more: object
+) -> str:
+    """The argument of a driver; see ``launch``."""
+    order = {"action": action, "address": address, "namespace": namespace}
+    return json.dumps({**order, "run_dir": str(run_dir), "run": run, **more})
+
+
 def launch_leader(
     run_dir: Path, record: RunRecord, config: dict[str, object]
 ) -> subprocess.Popen[bytes]:
     """Start the driver that registers the leader; the caller waits for it."""
+    order = driver_order(
+        "start",
+        record.ray_address,
+        run_dir,
+        record.run_id,
+        record.namespace,
+        config=config,
+        variables={},
+    )
     with open(run_dir / "log" / "launch.log", "wb") as log:
         return subprocess.Popen(
-            [
-                sys.executable,
-                "-m",
-                "sofs.actors.launch",
-                json.dumps({"address": record.ray_address, "config": config}),
-            ],
+            [sys.executable, "-m", "sofs.actors.launch", order],
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,
