@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 import sys
 import time
@@ -35,10 +36,13 @@ from sofs.actors.procfile import RUN_MARK, ProcFacts
 from sofs.actors.ray_cluster import MALLOC, driver_order, ray_environment
 from sofs.actors.rundir import ALL_END, LEADER_ENDS, RunRecord
 from sofs.errors import Unavailable, error_from_code
+from sofs.rpc.address import split_address
 from sofs.rpc.credential import CREDENTIAL_VARIABLE
 from sofs.services.leader.run import LEADER_ROLE
 
 ASK_S_MAX: Final = 60.0  # A driver starts in two seconds; Ray gives a silent head up after thirty.
+KNOCK_S_MAX: Final = 5.0
+AUTO: Final = "auto"
 GRACE_S_MAX: Final = 5.0  # Then whoever has not ended by itself is killed, ...
 END_S_MAX: Final = 30.0  # ...and what still lives now does not end at all.
 QUIET_S: Final = 1.5  # Ray starts another process within a second.
@@ -59,6 +63,8 @@ def look(run_dir: Path, address: str) -> Found:
     """Find the Ray cluster at ``address`` ("auto": the one of this machine, or of the job that
     calls). Raises NotSupported (a Ray node for SOFS is elsewhere), InvalidParameter (there is none
     for SOFS), Unavailable."""
+    if address != AUTO:
+        _knock(address)  # Ray itself tries for a minute.
     order = driver_order("look", address, run_dir, "", rundir.NAMESPACE)
     says = _drive(order, run_dir, _environment(""))
     return Found(str(says["address"]), [str(name) for name in says["machines"]])
@@ -93,6 +99,18 @@ def leave(run_dir: Path, record: RunRecord, name: str, within_s: int) -> str:
     inherited = _environment(record.run_id)
     environment = inherited if record.foreign else ray_environment(run_dir, record)
     return str(_drive(order, run_dir, environment)["id"])
+
+
+def _knock(address: str) -> None:
+    """Raise InvalidParameter or Unavailable if nothing listens at ``address``."""
+    try:
+        with socket.create_connection(split_address(address), KNOCK_S_MAX):
+            return
+    except OSError as error:
+        raise Unavailable(
+            f"nothing answers at {address} ({error}); give the address of a Ray head (`ray start` "
+            "prints it), or auto"
+        ) from error
 
 
 # Drivers ----------------------------------------------------------------------------------------

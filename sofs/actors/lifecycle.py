@@ -527,7 +527,9 @@ def status(run_dir: Path, credential: str) -> Report:
     asked = [facts for facts in asked if procfile.alive(facts)]
     answers, damage = asyncio.run(_states_and_damage(asked, credential))
     states = dict(zip([facts.name for facts in asked], answers, strict=True))
-    reports = [_report(name, found.get(name), states.get(name)) for name in names]
+    rays = ray_cluster.ray_nodes(run_dir)
+    seen = {n: f for n, f in found.items() if f.role not in (HEAD, RAY_NODE) or n in rays}
+    reports = [_report(name, seen.get(name), states.get(name)) for name in names]
     away = drained_parts(record, states.get(LEADER_ROLE))
     word = FREE if record.foreign else DRAINED
     reports = [

@@ -49,14 +49,14 @@ def ray_node(name: str, address: str, resource: str = "sofs_node") -> dict[str, 
 def test_loopback_addresses_are_here_and_addresses_for_documents_are_not() -> None:
     assert is_here("127.0.0.1")
     assert is_here("127.0.0.77")
-    assert not is_here("192.0.2.7")
+    assert not is_here("198.51.100.7")
     assert not is_here("2001:db8::7")
 
 
 def test_machines_are_the_living_ray_nodes_for_sofs_and_those_of_others_are_marked() -> None:
     dead = {**ray_node("d", "127.0.0.1"), "Alive": False}
     nodes = [
-        ray_node("b", "192.0.2.7"),
+        ray_node("b", "198.51.100.7"),
         ray_node("a", "127.0.0.1"),
         ray_node("c", "127.0.0.1", "GPU"),
         dead,
@@ -64,7 +64,7 @@ def test_machines_are_the_living_ray_nodes_for_sofs_and_those_of_others_are_mark
     found = machines_of(nodes, ["b" * 8], "a" * 8)
     assert [(m.name, m.draining, m.own, m.elsewhere) for m in found] == [
         ("machine-a", False, True, ""),
-        ("machine-b", True, False, "192.0.2.7"),
+        ("machine-b", True, False, "198.51.100.7"),
     ]
 
 

@@ -182,6 +182,7 @@ class OtherRay:
 
     def add(self, number: int, resource: str = "sofs_node") -> None:
         """A Ray node that joins."""
+        self.end(f"{RAY_NODE}-{number}")  # What is left of a former one.
         self._start(
             f"{RAY_NODE}-{number}",
             RAY_NODE,
@@ -197,7 +198,7 @@ class OtherRay:
         ray_cluster.end_node(self.folder, name, self.run)
 
     def alive(self, name: str) -> bool:
-        """Does the process of a Ray node run?"""
+        """Does a Ray node run?"""
         return name in ray_cluster.ray_nodes(self.folder)
 
     def _start(self, name: str, role: str, arguments: Sequence[str]) -> str:
