@@ -107,7 +107,7 @@ def sleeper(run_dir: Path, name: str) -> subprocess.Popen[bytes]:
 def test_who_does_not_end_by_itself_is_killed_and_so_is_what_comes_back(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(foreign, "GRACE_S_MAX", 0.1)
+    monkeypatch.setattr(foreign, "GRACE_S_MAX", 0.3)
     started = [sleeper(tmp_path, "leader"), sleeper(tmp_path, "node-1")]
 
     def come_back() -> None:
@@ -117,11 +117,18 @@ def test_who_does_not_end_by_itself_is_killed_and_so_is_what_comes_back(
 
     back = threading.Thread(target=come_back)
     back.start()
-    waiters = [threading.Thread(target=started[0].wait)]
-    waiters[0].start()
+    outlived: list[bool] = []
+
+    def note_order() -> None:
+        started[0].wait()
+        outlived.append(started[1].returncode is None)
+
+    order = threading.Thread(target=note_order)
+    order.start()
     assert foreign.end(tmp_path, record(tmp_path)) == 3
     back.join()
-    waiters[0].join()
+    order.join()
+    assert outlived == [True], "the leader ends first"
     assert [process.wait() for process in started] == [-9, -9, -9]
     assert procfile.read_all(tmp_path) == []
 

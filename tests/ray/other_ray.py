@@ -201,6 +201,11 @@ class OtherRay:
         """Does a Ray node run?"""
         return name in ray_cluster.ray_nodes(self.folder)
 
+    def last_words(self) -> str:
+        """The ends of what `ray start` printed, and which Ray nodes live."""
+        logs = [path.read_text(errors="replace")[-2000:] for path in self.folder.glob("*.log")]
+        return "\n".join([*logs, f"alive: {list(ray_cluster.ray_nodes(self.folder))}"])
+
     def _start(self, name: str, role: str, arguments: Sequence[str]) -> str:
         common = ["start", "--block", "--node-ip-address=127.0.0.1", "--num-cpus=0"]
         common += [f"--object-store-memory={ray_cluster.OBJECT_STORE_BYTES}"]

@@ -42,6 +42,7 @@ def refusals(ray: OtherRay, tmp_path_factory: pytest.TempPathFactory) -> dict[st
         assert done.returncode == 3, done.stdout
         said[name] = done.stderr.splitlines()[-1]
     assert not any(map(procfile.alive, procfile.read_all(run_dir)))
+    assert ray.alive("ray-head"), ray.last_words()
     return said
 
 
