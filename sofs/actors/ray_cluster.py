@@ -141,6 +141,8 @@ def _arguments(record: RunRecord, number: int) -> list[str]:
         "--num-cpus=0",
         f"--object-store-memory={OBJECT_STORE_BYTES}",
         "--include-log-monitor=false",
+        # With ray[default] agents listen, and one of another Ray cluster here has the usual port.
+        "--dashboard-agent-listen-port=0",
         "--disable-usage-stats",
         "--log-style=record",
         "--log-color=false",

@@ -210,6 +210,7 @@ class OtherRay:
         common = ["start", "--block", "--node-ip-address=127.0.0.1", "--num-cpus=0"]
         common += [f"--object-store-memory={ray_cluster.OBJECT_STORE_BYTES}"]
         common += ["--disable-usage-stats", "--include-log-monitor=false", "--log-color=false"]
+        common.append("--dashboard-agent-listen-port=0")  # Other Ray clusters have the usual one.
         order = RayNodeOrder(name, role, str(self.folder), self.run, [*common, *arguments], True)
         log = self.folder / f"{name}.log"
         text = ""
