@@ -8,8 +8,8 @@ The actor is detached and pinned to one Ray node; it holds no state that matters
 What may fail. The part cannot start (no disk, wrong root): the process stays and tries again with a
 growing pause, and its proc file says why. The part ends with what only a restart mends: the process
 exits, and Ray starts it again; after a few such exits the new process waits a little first, so that
-a part that cannot live does not eat the machine. The run was superseded: the part is closed, and
-the actor asks Ray to end it for good.
+a part that cannot live does not eat the machine. The run was superseded, or (in a Ray cluster of
+others) ended by `sofs down`: the part is closed, and the actor asks Ray to end it for good.
 
 ``import ray`` costs most of this process's memory; everything else here is what the part needs.
 """
@@ -27,7 +27,7 @@ from typing import Any, Final
 
 import ray
 
-from sofs.actors import procfile
+from sofs.actors import procfile, rundir
 from sofs.actors.compose import (
     PartConfig,
     RunningPart,
@@ -45,7 +45,7 @@ from sofs.services.leader.run import LEADER_ROLE
 
 log = logging.getLogger("sofs.actor")
 
-NAMESPACE: Final = "sofs"
+END_LOOK_S: Final = 0.25  # Between two looks whether `sofs down` was called.
 START_AGAIN_S: Final = 0.5  # Doubles.
 START_AGAIN_S_MAX: Final = 5.0
 QUICK_CRASHES_FREE: Final = 3  # So many fatal ends are restarted without a pause.
@@ -68,6 +68,9 @@ class Part:
         loop.set_exception_handler(report)
         self._main = loop.create_task(self._run())
         self._main.add_done_callback(self._ended)
+        if self._config.foreign:
+            self._watch = loop.create_task(self._until_down())
+            self._watch.add_done_callback(self._ended)
 
     async def describe(self) -> dict[str, Any]:
         """Facts of this process, for the leader; answers in every state."""
@@ -82,8 +85,27 @@ class Part:
     # Life
     # ------------------------------------------------------------------------------------------
 
+    async def _must_end(self) -> bool:
+        """Did `sofs down` say that this part shall end for good?"""
+        config = self._config
+        leader = config.role == LEADER_ROLE
+        return config.foreign and await asyncio.to_thread(
+            rundir.must_end, Path(config.run_dir), config.run_id, leader
+        )
+
+    async def _until_down(self) -> None:
+        """End for good once `sofs down` says so; in a cluster of our own it ends the processes."""
+        over = await self._must_end()
+        while not over:
+            await asyncio.sleep(END_LOOK_S)
+            over = await self._must_end()
+        self._main.cancel()
+        await self._end_for_good("`sofs down` ended this run")
+
     async def _run(self) -> None:
         self._write_proc_file()
+        if await self._must_end():
+            return  # Ray started it again meanwhile; it serves no more.
         await asyncio.sleep(_crash_pause_s(self._config))
         config = self._config
         if not config.credential:
@@ -176,11 +198,11 @@ class Part:
 PartActor = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=0)(Part)
 
 
-def actor_options(name: str, **placement: Any) -> dict[str, Any]:
+def actor_options(config: PartConfig, name: str, **placement: Any) -> dict[str, Any]:
     """Options of a part's actor: named, detached, found again by whoever comes next."""
     return {
         "name": name,
-        "namespace": NAMESPACE,
+        "namespace": config.namespace,
         "lifetime": "detached",
         "get_if_exists": True,
         **placement,

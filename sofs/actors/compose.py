@@ -15,6 +15,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final, Protocol, cast
 
+from sofs.actors.rundir import NAMESPACE
 from sofs.core.members import Member
 from sofs.core.share_table import ShareEntry, ShareTable
 from sofs.core.witness import configured_interfaces, host_of
@@ -89,7 +90,8 @@ class PartConfig:
     ``host:port``; ``access_point`` lists those of all nodes, ``witnesses`` those of all
     witnesses: each watches the nodes of the other hosts. ``dns``: where the DNS part takes
     registrations ("": there is none), ``dns_address``: where it answers for ``dns_name``.
-    ``machine``: what the leader calls the one that this part is for."""
+    ``machine``: what the leader calls the one that this part is for. ``namespace``: where Ray has
+    the names of this cluster's actors; ``foreign``: Ray is not ours (``actors/foreign.py``)."""
 
     role: str
     name: str
@@ -109,6 +111,8 @@ class PartConfig:
     dns_address: str = ""
     dns_ttl_s: int = TTL_DEFAULT_S
     machine: str = ""
+    namespace: str = NAMESPACE
+    foreign: bool = False
     # For the leader only; see ``LeaderSettings``.
     wanted_nodes: int = 0
     node_port: int = 0

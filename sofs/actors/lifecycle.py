@@ -7,6 +7,9 @@ not, and waits until they are gone: every acknowledged write is durable, so nobo
 asked to finish. ``status`` asks each part itself.
 
 A failed first start is taken down again, so that it leaves no process behind.
+
+In a Ray cluster that others started (``UpOptions.address``) Ray's processes are not ours: only the
+parts are started, and ended, through ``foreign``.
 """
 
 from __future__ import annotations
@@ -21,7 +24,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
-from sofs.actors import procfile, ray_cluster, rundir
+from sofs.actors import foreign, procfile, ray_cluster, rundir
 from sofs.actors.compose import PartConfig, create_roots, make_world
 from sofs.actors.procfile import ProcFacts
 from sofs.actors.ray_cluster import HEAD, RAY_NODE
@@ -39,6 +42,7 @@ from sofs.errors import (
 )
 from sofs.rpc.transport import GrpcTransport
 from sofs.services.leader.ask import answers, corrupt_list, member_list, part_state
+from sofs.services.leader.part import ELSEWHERE
 from sofs.services.leader.plan import DNS
 from sofs.services.leader.reign import SLOTS_MAX
 from sofs.services.leader.run import LEADER_ROLE
@@ -53,6 +57,8 @@ PORTS_COUNT: Final = 4  # Node, witness, the DNS part's registrations and its an
 DNS_HOST: Final = "127.0.0.10"
 DNS_NAME: Final = "sofs.internal"  # Nobody's: ".internal" is for names like this.
 SHARE: Final = "share"
+DRAINED: Final = "drained"
+FREE: Final = "free"
 _KINDS: Final = tuple(CorruptKind)
 
 Say = Callable[[str], None]
@@ -61,7 +67,8 @@ Say = Callable[[str], None]
 @dataclass(frozen=True, slots=True)
 class UpOptions:
     """What `sofs up` was told. ``nodes``, ``port``, ``dns_name``: 0 and "" mean the default, or
-    what was there; so does None for ``dns_ttl_s``."""
+    what was there; so does None for ``dns_ttl_s``. ``address``: of a Ray cluster to live in; "" for
+    one of our own."""
 
     root: str
     nodes: int = 0
@@ -71,6 +78,7 @@ class UpOptions:
     die_with_parent: bool = False
     dns_name: str = ""
     dns_ttl_s: int | None = None
+    address: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,11 +143,14 @@ def _up(
         if record.up and dead:
             say("the last run ended without `sofs down`; starting again")
         rundir.remove_temp(record.temp)
-    record = _new_record(options, root, cluster, run_dir, record, credential, say)
-    rundir.make_token(run_dir)
+    found = foreign.look(run_dir, options.address) if options.address else None
+    record = _new_record(options, root, cluster, run_dir, record, found, credential, say)
+    if found is None:
+        rundir.make_token(run_dir)
     rundir.write_run(run_dir, record)
     try:
-        ray_cluster.make_storage(record)
+        if found is None:
+            ray_cluster.make_storage(record)
         started = _start_missing(options, run_dir, record, say)
         _wait_serving(run_dir, record, credential, say)
     except BaseException:
@@ -156,6 +167,11 @@ def _check_same(record: RunRecord, root: str, cluster: bytes, options: UpOptions
         )
     if not record.up:
         return
+    if record.ending:
+        raise InvalidParameter("the cluster is being ended; run `sofs down` until that is done")
+    if bool(options.address) != record.foreign:
+        where = f"in the Ray cluster at {record.ray_address}" if record.foreign else "by itself"
+        raise InvalidParameter(f"the cluster is up {where}; to change that, run `sofs down` first")
     if options.nodes and options.nodes != record.nodes:
         raise InvalidParameter(
             f"the cluster is up with {record.nodes} nodes; to have {options.nodes}, run "
@@ -182,12 +198,17 @@ def _new_record(
     cluster: bytes,
     run_dir: Path,
     last: RunRecord | None,
+    found: foreign.Found | None,
     credential: str,
     say: Say,
 ) -> RunRecord:
     """Decide what a new run is: nobody else's leader may answer, and ports must be free."""
     base_epoch = asyncio.run(_judge_other_run(root, credential, options.take_over, say))
-    nodes = options.nodes or (last.nodes if last is not None else NODES_DEFAULT)
+    nodes = options.nodes or (last.nodes if last is not None else 0)
+    if found is not None:
+        nodes = options.nodes or max(nodes, min(len(found.machines), SLOTS_MAX))
+        say(f"Ray at {found.address} has {len(found.machines)} nodes for SOFS")
+    nodes = nodes or NODES_DEFAULT
     hosts = [f"127.0.0.{10 + slot}" for slot in range(1, nodes + 1)]
     wanted = options.port
     if not wanted and last is not None:
@@ -206,8 +227,8 @@ def _new_record(
         nodes=nodes,
         node_port=port,
         witness_port=port + 1,
-        ray_port=ray_cluster.pick_ports(["0.0.0.0"], 1),
-        temp=str(rundir.make_temp(run_dir)),
+        ray_port=ray_cluster.pick_ports(["0.0.0.0"], 1) if found is None else 0,
+        temp=str(rundir.make_temp(run_dir)) if found is None else "",
         base_epoch=base_epoch,
         take_over=options.take_over,
         hosts=hosts,
@@ -215,6 +236,8 @@ def _new_record(
         dns_port=port + 2,
         dns_name=options.dns_name or (last.dns_name if last is not None else "") or DNS_NAME,
         dns_ttl_s=ttl_s if options.dns_ttl_s is None else options.dns_ttl_s,
+        foreign=found is not None,
+        ray_address=found.address if found is not None else "",
     )
 
 
@@ -252,6 +275,10 @@ def _start_missing(options: UpOptions, run_dir: Path, record: RunRecord, say: Sa
     """Start the Ray nodes that do not run, and the leader; returns the names of the former."""
     alive = ray_cluster.ray_nodes(run_dir)
     leader = any(facts.name == "leader" for facts in procfile.read_all(run_dir))
+    if record.foreign:
+        if not leader:
+            foreign.start_leader(run_dir, record, leader_config(run_dir, record))
+        return [] if leader else [LEADER_ROLE]
     started: list[str] = []
     launch: subprocess.Popen[bytes] | None = None
     try:
@@ -298,6 +325,8 @@ def leader_config(run_dir: Path, record: RunRecord) -> PartConfig:
         dns_name=record.dns_name,
         dns_address=record.dns_address,
         dns_ttl_s=record.dns_ttl_s,
+        namespace=record.namespace,
+        foreign=record.foreign,
     )
 
 
@@ -368,11 +397,12 @@ def _wait_serving(run_dir: Path, record: RunRecord, credential: str, say: Say) -
 
 
 def drained_parts(record: RunRecord, leader: PartStateReply | str | None) -> list[str]:
-    """The nodes and witnesses that are away because machines are drained, as the leader tells."""
+    """The nodes and witnesses that are away because machines are drained, as the leader tells; in
+    a Ray cluster of others, those for which there is no Ray node."""
     if not isinstance(leader, PartStateReply):
         return []
     facts = dict(fact.split("=", 1) for fact in leader.facts if "=" in fact)
-    if not facts.get("drained"):
+    if not facts.get("drained") and not (record.foreign and facts.get("slots")):
         return []
     held = [slot.partition(":")[0] for slot in facts.get("slots", "").split(",")]
     away = [slot for slot in range(1, record.nodes + 1) if str(slot) not in held]
@@ -430,10 +460,13 @@ def down(run_dir: Path, say: Say = ignore) -> int:
 
 
 def _take_down(run_dir: Path, record: RunRecord) -> int:
-    ended = ray_cluster.end_all(run_dir, record.run_id)
-    rundir.remove_temp(record.temp)
-    with contextlib.suppress(FileNotFoundError):
-        (run_dir / rundir.TOKEN_FILE).unlink()
+    if record.foreign:
+        ended = foreign.end(run_dir, record)
+    else:
+        ended = ray_cluster.end_all(run_dir, record.run_id)
+        rundir.remove_temp(record.temp)
+        with contextlib.suppress(FileNotFoundError):
+            (run_dir / rundir.TOKEN_FILE).unlink()
     record.up = False
     rundir.write_run(run_dir, record)
     return ended
@@ -446,7 +479,7 @@ def _take_down(run_dir: Path, record: RunRecord) -> int:
 class PartReport:
     """One process of the cluster, for people. ``incarnation`` in hex. ``state``: what the part
     says, "up" for Ray's processes, "away" when it does not answer, "drained" when its machine is
-    and no other took its place, "dead"."""
+    and no other took its place, "free" for a node of which there is no Ray node yet, "dead"."""
 
     name: str
     role: str
@@ -502,6 +535,7 @@ def status(run_dir: Path, credential: str) -> Report:
         return Report(False, str(run_dir), "", "", "", False, [], [])
     found = {f.name: f for f in procfile.read_all(run_dir) if f.run == record.run_id}
     names = [HEAD, *(f"{RAY_NODE}-{i}" for i in range(1, record.nodes + 1))]
+    names = [] if record.foreign else names
     names += [name for name in part_names(record) if record.up or name in found]
     pairs = ("coordinator", "resume-key")  # Of further volumes.
     names += [n for n, facts in sorted(found.items()) if facts.role in pairs and n not in names]
@@ -509,10 +543,13 @@ def status(run_dir: Path, credential: str) -> Report:
     asked = [facts for facts in asked if procfile.alive(facts)]
     answers, damage = asyncio.run(_states_and_damage(asked, credential))
     states = dict(zip([facts.name for facts in asked], answers, strict=True))
-    reports = [_report(name, found.get(name), states.get(name)) for name in names]
+    rays = ray_cluster.ray_nodes(run_dir)
+    seen = {n: f for n, f in found.items() if f.role not in (HEAD, RAY_NODE) or n in rays}
+    reports = [_report(name, seen.get(name), states.get(name)) for name in names]
     away = drained_parts(record, states.get(LEADER_ROLE))
+    word = FREE if record.foreign else DRAINED
     reports = [
-        replace(r, state="drained") if r.name in away and r.state == "dead" else r for r in reports
+        replace(r, state=word) if r.name in away and r.state == "dead" else r for r in reports
     ]
     if not record.up:
         reports = [report for report in reports if report.state != "dead"]
@@ -629,7 +666,16 @@ def _notes(record: RunRecord, reports: Sequence[PartReport]) -> list[str]:
     parts = sorted(name for name in dead if not name.startswith("ray-"))
     if parts and HEAD not in dead:
         notes.append(f"{', '.join(parts)}: not there, or being restarted")
-    if any(report.state == "drained" for report in reports):
+    for fact in (f for report in reports if report.name == LEADER_ROLE for f in report.facts):
+        word, _, text = fact.partition("=")
+        if word == ELSEWHERE:
+            notes.append(f"Ray nodes on other machines are not used until there is TLS: {text}")
+        elif word == "problem" and record.foreign:
+            notes.append(
+                f"the leader cannot do its work ({text}): parts run on; if Ray's head is dead, "
+                "none that dies is restarted until it is back"
+            )
+    if any(report.state == DRAINED for report in reports):
         notes.append(
             "machines are drained: `sofs node ls`; `sofs node resume` lets one serve again"
         )

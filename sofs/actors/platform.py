@@ -9,7 +9,8 @@ leader looks again later.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+import socket
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any, Final, TypeVar
@@ -18,7 +19,7 @@ import ray
 import ray.util
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from sofs.actors.actors import NAMESPACE, PartActor, actor_argument, actor_options
+from sofs.actors.actors import PartActor, actor_argument, actor_options
 from sofs.actors.compose import PartConfig
 from sofs.errors import Unavailable
 from sofs.ports.platform import Machine, PartFacts, PartOrder
@@ -57,23 +58,12 @@ class RayPlatform:
             raise Unavailable(f"{what}: {type(error).__name__}: {error}") from error
 
     async def machines(self) -> list[Machine]:
-        nodes, draining = await self._call("list Ray nodes", _nodes_and_draining)
-        return sorted(
-            (
-                Machine(
-                    str(node["NodeID"]),
-                    str(node.get("Labels", {}).get(NAME_LABEL, "")),
-                    str(node["NodeID"]) in draining,
-                )
-                for node in nodes
-                if node["Alive"] and node["Resources"].get(NODE_RESOURCE)
-            ),
-            key=lambda machine: (machine.name, machine.id),
-        )
+        return await self._call("list Ray nodes", lambda: machines_of(*_nodes_and_draining()))
 
     async def parts(self) -> list[str]:
         listed = await self._call("list actors", lambda: ray.util.list_named_actors(True))
-        return sorted(str(a["name"]) for a in listed if a["namespace"] == NAMESPACE)
+        space = self._leader.namespace
+        return sorted(str(a["name"]) for a in listed if a["namespace"] == space)
 
     async def create(self, order: PartOrder) -> None:
         config = replace(
@@ -87,6 +77,7 @@ class RayPlatform:
             machine=order.machine,
         )
         options = actor_options(
+            config,
             order.name,
             scheduling_strategy=NodeAffinitySchedulingStrategy(order.machine, soft=False),
         )
@@ -100,7 +91,7 @@ class RayPlatform:
 
         def kill() -> None:
             try:
-                handle = ray.get_actor(name, namespace=NAMESPACE)
+                handle = ray.get_actor(name, namespace=self._leader.namespace)
             except ValueError:
                 return  # There is none.
             ray.kill(handle, no_restart=True)
@@ -111,7 +102,7 @@ class RayPlatform:
         handle = self._handles.get(name)
         if handle is None:
             handle = self._handles[name] = await self._call(
-                f"find {name}", lambda: ray.get_actor(name, namespace=NAMESPACE)
+                f"find {name}", lambda: ray.get_actor(name, namespace=self._leader.namespace)
             )
         try:
             facts = await asyncio.wait_for(handle.describe.remote(), DESCRIBE_S_MAX)
@@ -123,8 +114,40 @@ class RayPlatform:
         )
 
 
-def _nodes_and_draining() -> tuple[list[dict[str, Any]], list[str]]:
+def machines_of(
+    nodes: Sequence[Mapping[str, Any]], draining: Collection[str], own: str
+) -> list[Machine]:
+    """The machines among Ray's nodes: those that are alive and marked for parts. ``own``: the id
+    of the caller's."""
+    found = [
+        Machine(
+            str(node["NodeID"]),
+            str(node.get("Labels", {}).get(NAME_LABEL, "")),
+            draining=str(node["NodeID"]) in draining,
+            own=node["NodeID"] == own,
+            elsewhere="" if is_here(node["NodeManagerAddress"]) else node["NodeManagerAddress"],
+        )
+        for node in nodes
+        if node["Alive"] and node["Resources"].get(NODE_RESOURCE)
+    ]
+    return sorted(found, key=lambda machine: (machine.name, machine.id))
+
+
+def is_here(host: str) -> bool:
+    """Is ``host`` an address of this machine? Then its loopback is ours, too."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.bind((host, 0))
+        except OSError:
+            return False
+    return True
+
+
+def _nodes_and_draining() -> tuple[list[dict[str, Any]], list[str], str]:
     """All Ray nodes, and the ids of those that `ray drain-node`, an autoscaler or a preemption
-    notice wants to be left. A node that is drained serves on until its deadline."""
+    notice wants to be left, and the id of our own. A node that is drained serves on until its
+    deadline."""
     nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
-    return nodes, [str(node) for node in ray._private.state.state.get_draining_nodes()]
+    draining = [str(node) for node in ray._private.state.state.get_draining_nodes()]
+    return nodes, draining, str(ray.get_runtime_context().get_node_id())

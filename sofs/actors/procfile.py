@@ -185,6 +185,14 @@ def _has_mark(pid: int, run: str) -> bool:
     return f"{RUN_MARK}={run}".encode() in environment.split(b"\0")
 
 
+def command_name(pid: int) -> str:
+    """What the kernel calls a process; "" when it is gone."""
+    try:
+        return Path(f"/proc/{pid}/comm").read_text().strip()
+    except OSError:
+        return ""
+
+
 # Ending -----------------------------------------------------------------------------------------
 
 

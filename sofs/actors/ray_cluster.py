@@ -31,6 +31,7 @@ from sofs.errors import InvalidParameter, Unavailable
 
 HEAD: Final = "ray-head"
 RAY_NODE: Final = "ray-node"
+RAYLET: Final = "raylet"  # What the kernel calls Ray's process of a node.
 OBJECT_STORE_BYTES: Final = 80 * 1024 * 1024  # Ray's floor is 75 MiB; SOFS puts nothing there.
 RECONNECT_S: Final = 30 * 24 * 3600
 START_S_MAX: Final = 60.0
@@ -86,6 +87,7 @@ def start_node(run_dir: Path, record: RunRecord, number: int, *, die_with_parent
     (run_dir / "log").mkdir(mode=0o700, exist_ok=True)
     output = run_dir / "log" / f"{name}.log"
     words = ""
+    end_node(run_dir, name, record.run_id)  # What is left of a former one.
     for _ in range(START_TRIES):
         if not number:
             # Ray refuses to start a head where another's raylets live; here they are its own.
@@ -139,6 +141,8 @@ def _arguments(record: RunRecord, number: int) -> list[str]:
         "--num-cpus=0",
         f"--object-store-memory={OBJECT_STORE_BYTES}",
         "--include-log-monitor=false",
+        # With ray[default] agents listen, and one of another Ray cluster here has the usual port.
+        "--dashboard-agent-listen-port=0",
         "--disable-usage-stats",
         "--log-style=record",
         "--log-color=false",
@@ -165,18 +169,30 @@ def make_storage(record: RunRecord) -> None:
     Path(record.temp, "gcs").mkdir(mode=0o700, exist_ok=True)
 
 
+def driver_order(
+    action: str, address: str, run_dir: Path, run: str, namespace: str, **more: object
+) -> str:
+    """The argument of a driver; see ``launch``."""
+    order = {"action": action, "address": address, "namespace": namespace}
+    return json.dumps({**order, "run_dir": str(run_dir), "run": run, **more})
+
+
 def launch_leader(
     run_dir: Path, record: RunRecord, config: dict[str, object]
 ) -> subprocess.Popen[bytes]:
     """Start the driver that registers the leader; the caller waits for it."""
+    order = driver_order(
+        "start",
+        record.ray_address,
+        run_dir,
+        record.run_id,
+        record.namespace,
+        config=config,
+        variables={},
+    )
     with open(run_dir / "log" / "launch.log", "wb") as log:
         return subprocess.Popen(
-            [
-                sys.executable,
-                "-m",
-                "sofs.actors.launch",
-                json.dumps({"address": record.ray_address, "config": config}),
-            ],
+            [sys.executable, "-m", "sofs.actors.launch", order],
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,
@@ -272,9 +288,12 @@ def pick_ports(hosts: Sequence[str], count: int, wanted: int = 0) -> int:
 
 
 def ray_nodes(run_dir: Path) -> dict[str, ProcFacts]:
-    """The recorded Ray processes that are alive, by name."""
-    return {
-        facts.name: facts
-        for facts in procfile.read_all(run_dir)
-        if facts.role in (HEAD, RAY_NODE) and procfile.alive(facts)
-    }
+    """The recorded Ray nodes that are alive, by name. One whose raylet has ended is not, though
+    what started it stays: so it is with a Ray node that was drained."""
+    recorded = [f for f in procfile.read_all(run_dir) if f.role in (HEAD, RAY_NODE)]
+    found = {}
+    for facts in filter(procfile.alive, recorded):
+        members = procfile.session_members([facts], facts.run)
+        if any(procfile.command_name(pid) == RAYLET for pid in members):
+            found[facts.name] = facts
+    return found

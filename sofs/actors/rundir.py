@@ -46,6 +46,9 @@ RUN_DIR_CHARS_MAX: Final = 40  # Ray makes Unix sockets below; their paths end a
 TEMP_NAME: Final = "t"
 RUNS_MAX: Final = 1000  # Run directories looked at.
 RUN_FORMAT: Final = 1
+NAMESPACE: Final = "sofs"
+LEADER_ENDS: Final = "leader"
+ALL_END: Final = "all"
 
 
 @dataclass(slots=True)
@@ -53,7 +56,9 @@ class RunRecord:
     """What ``run.json`` says. ``up`` is set before the first process is started and cleared after
     the last one was seen to be gone. ``temp``: Ray's folder for sockets and its own logs.
     ``dns_port``: where the DNS part takes registrations, and one above it answers; 0: a run of a
-    version that had none."""
+    version that had none. ``foreign``: it lives in a Ray cluster that others started (``foreign``)
+    and takes at most ``nodes`` of its Ray nodes. ``ending``: who shall end for good: nobody (""),
+    LEADER_ENDS or ALL_END."""
 
     root: str
     cluster: str
@@ -73,6 +78,13 @@ class RunRecord:
     dns_port: int = 0
     dns_name: str = ""
     dns_ttl_s: int = 0
+    foreign: bool = False
+    ending: str = ""
+
+    @property
+    def namespace(self) -> str:
+        """Where the names of its actors are. In a Ray cluster of others each run has its own."""
+        return f"{NAMESPACE}-{self.run_id[:8]}" if self.foreign else NAMESPACE
 
     @property
     def addresses(self) -> list[str]:
@@ -154,6 +166,18 @@ def write_run(run_dir: Path, record: RunRecord) -> None:
     partial = run_dir / f".{RUN_FILE}.{os.getpid()}"
     partial.write_text(json.dumps(asdict(record), indent=1))
     os.replace(partial, run_dir / RUN_FILE)
+
+
+def must_end(run_dir: Path, run_id: str, leader: bool) -> bool:
+    """Did `sofs down` tell the leader, or all parts, of this run to end for good? A run directory
+    that is gone, or cannot be read, tells nobody anything."""
+    try:
+        record = read_run(run_dir)
+    except FormatRefused:
+        return False
+    if record is None or record.run_id != run_id:
+        return False
+    return record.ending == ALL_END or (leader and record.ending == LEADER_ENDS)
 
 
 def find_run_dir(

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import os
+import time
 from dataclasses import asdict
 from typing import Final
 
-from sofs.actors import admin
+from sofs.actors import admin, foreign, rundir
 from sofs.cli.operator import add_common, ask, show_json, show_table, where
 from sofs.core.messages import (
     ChangeMachine,
@@ -16,17 +18,22 @@ from sofs.core.messages import (
     MachineList,
     VolumeList,
 )
+from sofs.errors import Unavailable
 
+LEAVES_WITHIN_S: Final = 60  # What Ray is told of a machine's time if nobody says.
+LOOK_S: Final = 0.2
 NODE_EXAMPLES: Final = """\
 examples:
   sofs node ls                     machines, their slots, and what is meant for them
   sofs node drain machine-2       its clients and parts move to others, one after the other
   sofs node resume machine-2      it may serve again
+  sofs node leave machine-2 --wait 60   it is about to go: also Ray starts nothing there any more
   sofs node ls --json | jq '.machines[] | select(.slot == 0)'
 
 A drained machine stays drained, also when it comes back, until it is resumed. The clients of its
-node are moved to other nodes before that is ended, for 10 s at most. The last node that runs is
-never ended.
+node are moved to other nodes before that is ended, for 10 s at most. One that leaves is forgotten
+with its Ray node; what shuts machines down calls `leave` first (docs/RAY.md). The last node that
+runs is never ended.
 """
 VOLUME_EXAMPLES: Final = """\
 examples:
@@ -56,6 +63,17 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         action.add_argument("name", metavar="NAME")
         action.set_defaults(run=run_drain, avoided=avoided)
         add_common(action)
+    leave = actions.add_parser("leave", help="say that a machine is about to go, and empty it")
+    leave.add_argument("name", metavar="NAME")
+    leave.add_argument(
+        "--wait",
+        type=int,
+        default=0,
+        metavar="SECONDS",
+        help="return when no part is meant for it any more, or after this long (default: at once)",
+    )
+    leave.set_defaults(run=run_leave)
+    add_common(leave)
     volume = commands.add_parser(
         "volume",
         help="list and create volumes",
@@ -81,6 +99,28 @@ def run_node_ls(options: argparse.Namespace) -> int:
 def run_drain(options: argparse.Namespace) -> int:
     body = ChangeMachine(admin.token(), options.name, options.avoided)
     show(options, ask(options, body, MachineList))
+    return 0
+
+
+def run_leave(options: argparse.Namespace) -> int:
+    run_dir = rundir.find_run_dir(options.run_dir, options.root, os.environ)
+    record = rundir.read_run(run_dir) if run_dir is not None else None
+    if run_dir is None or record is None or not record.up:
+        raise Unavailable("no cluster is up here; `sofs up` starts one")
+    machine = foreign.leave(run_dir, record, options.name, options.wait or LEAVES_WITHIN_S)
+    deadline = time.monotonic() + options.wait
+    while True:
+        reply = ask(options, ListMachines(), MachineList)
+        parts = [p for m in reply.machines if m.id == machine for p in m.parts]
+        if not parts or time.monotonic() >= deadline:
+            break
+        time.sleep(LOOK_S)
+    show(options, reply)
+    if parts and options.wait:
+        raise Unavailable(
+            f"after {options.wait} s {', '.join(parts)} are still meant for {options.name}: is "
+            "there another machine for them?"
+        )
     return 0
 
 

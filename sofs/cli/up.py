@@ -21,6 +21,7 @@ examples:
   sofs up --root /mnt/shared/sofs --nodes 5   five nodes on a folder of a shared file system
   sofs up --root file:///srv/sofs --run-dir /run/sofs
   sofs up --dns-name files.example.org        under a name of your own (docs/DNS.md)
+  sofs up --address auto                      in the Ray cluster of this machine (docs/RAY.md)
   sofs up --take-over                         although the leader of another run answers
 
 It is safe to repeat: what runs is kept, what is missing is started.
@@ -37,7 +38,17 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     )
     parser.add_argument("--root", metavar="PATH_OR_URL", help="the cluster's root (see examples)")
     parser.add_argument(
-        "--nodes", type=_count, default=0, help=f"nodes that serve (default {NODES_DEFAULT})"
+        "--nodes",
+        type=_count,
+        default=0,
+        help=f"nodes that serve (default {NODES_DEFAULT}; with --address at most so many, and by "
+        "default as many as Ray has for SOFS)",
+    )
+    parser.add_argument(
+        "--address",
+        metavar="ADDR",
+        default="",
+        help="live in the Ray cluster at ADDR that others started; auto: the one of this machine",
     )
     parser.add_argument("--port", type=_port, default=0, help="of the nodes (default: a free one)")
     parser.add_argument(
@@ -106,14 +117,16 @@ def run(options: argparse.Namespace) -> int:
             take_over=options.take_over,
             dns_name=options.dns_name,
             dns_ttl_s=options.dns_ttl,
+            address=options.address,
         ),
         os.environ,
         say,
     )
-    if done.started:
-        print(f"up in {time.monotonic() - begin:.1f} s: {done.record.nodes} nodes on {root}")
-    else:
-        print(f"already up: {done.record.nodes} nodes on {root}")
+    record = done.record
+    what = f"{'up to ' if record.foreign else ''}{record.nodes} nodes on {root}"
+    what += f" in the Ray cluster at {record.ray_address}" if record.foreign else ""
+    took = f"up in {time.monotonic() - begin:.1f} s" if done.started else "already up"
+    print(f"{took}: {what}")
     print(f"url         {done.record.url}")
     if done.record.dns_url:
         print(f"by name     {done.record.dns_url}")

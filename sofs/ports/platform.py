@@ -15,11 +15,14 @@ from typing import Protocol
 class Machine:
     """A place for parts that is alive: one Ray node. ``name`` is what an operator calls it (""
     when nothing was said); ``id`` is never used again for another. ``draining``: it is about to
-    leave."""
+    leave. ``own``: the leader itself runs there. ``elsewhere``: the address of a machine whose
+    parts could not reach ours, and ours not them; "" for all others."""
 
     id: str
     name: str = ""
     draining: bool = False
+    own: bool = False
+    elsewhere: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -34,7 +34,7 @@ from sofs.ports.runtime import Clock
 from sofs.ports.stream import Transport
 from sofs.services.authority.group_log import GroupLog
 from sofs.services.leader.ask import look_at_shares
-from sofs.services.leader.plan import COORDINATOR, NODE, RESUME_KEY, WITNESS, part_name
+from sofs.services.leader.plan import COORDINATOR, NODE, RESUME_KEY, WITNESS, part_name, role_of
 from sofs.services.shares import publish
 
 if TYPE_CHECKING:
@@ -150,11 +150,12 @@ class Desk:
     # --------------------------------------------------------------------------
 
     async def machines(self) -> MachineList:
-        """All machines that are there, and what is meant for them."""
+        """All machines that are there, with what is meant for them or still runs there."""
         reign, state = self._reign, self._state()
         avoided = state.avoided()
         slots = {machine: slot for slot, machine in state.slots().items()}
-        parts = state.parts()
+        homes = {part.name: part.machine for part in state.parts()}
+        stays = {name: where for name, where in reign.running.items() if role_of(name)}
         reply = MachineList(
             [
                 MachineInfo(
@@ -163,7 +164,11 @@ class Desk:
                     slots.get(machine.id, 0),
                     machine.draining,
                     machine.name in avoided,
-                    [part.name for part in parts if part.machine == machine.id],
+                    [
+                        name
+                        for name in {**homes, **stays}
+                        if machine.id in (homes.get(name), stays.get(name))
+                    ],
                 )
                 for machine in reign.machines
             ],

@@ -47,6 +47,7 @@ log = logging.getLogger("sofs.leader")
 STAND_BY_MS: Final = 500
 LIFE_BACKOFF_MS: Final = 100
 LIFE_BACKOFF_MS_MAX: Final = 5_000
+ELSEWHERE: Final = "on_other_machines"  # Fact of a leader: machines that cannot be used.
 PARTS_ASKED_MAX: Final = 256  # In one status; a cluster with more parts is told in part.
 
 
@@ -273,6 +274,9 @@ class LeaderPart:
             facts += reign.desk.facts()
             facts.append(f"drained={','.join(reign.state.avoided())}")
             facts.append(f"missing={','.join(reign.missing)}")
+            if reign.elsewhere:
+                names = ", ".join(f"{m.name or m.id[:8]} ({m.elsewhere})" for m in reign.elsewhere)
+                facts.append(f"{ELSEWHERE}={names}")
             if reign.registrar is not None and reign.roster is not None:
                 heard = reign.registrar.problem or f"told {reign.registrar.said}"
                 facts.append(f"dns_roster=version {reign.roster.version}, {heard}")

@@ -18,6 +18,10 @@ leader, which begins from the store.
 
 A node that is to be ended while it runs has its clients moved away first (``partings``).
 
+A machine that is about to leave is left by the leader, too, as soon as no part is meant for it: its
+process ends, and the platform starts another elsewhere. A machine that cannot be used
+(``elsewhere``) is left alone, and told of.
+
 Who belongs to the access point is told to its DNS part (``services/dns``): the slots that are held,
 each with its machine, once they are durable. Whoever lost its slot is not listed any more.
 """
@@ -143,7 +147,8 @@ class Reign:
         self.problem = ""
         self.counters = Counters()
         self.missing: list[str] = []
-        self.machines: list[Machine] = []  # Of the last round.
+        self.machines: list[Machine] = []  # Of the last round, ...
+        self.elsewhere: list[Machine] = []  # ...and those that cannot be used.
         self.running: dict[str, str] = {}
         self.facts: dict[str, PartFacts] = {}
         self._on_crash = on_crash
@@ -282,9 +287,10 @@ class Reign:
         await self.check()
         if not self.desk.published:
             await self.desk.publish()
-        machines = await platform.machines()
+        found = await platform.machines()
         names = await platform.parts()
-        self.machines = machines
+        self.elsewhere = [machine for machine in found if machine.elsewhere]
+        self.machines = machines = [machine for machine in found if not machine.elsewhere]
         self.running = running = {name: self._where(name) for name in names}
         step = await self._decide(machines, running)
         self._call_roll()
@@ -309,6 +315,15 @@ class Reign:
                 self.facts.pop(part.name, None)
                 await platform.create(self._order(part))
                 self.counters.created += 1
+        self._leave_own_machine(step)
+
+    def _leave_own_machine(self, step: Plan) -> None:
+        """End this process if its machine is about to leave and all others have left it."""
+        own = next((machine for machine in self.machines if machine.own), None)
+        if own is None or not own.draining or step.leaving or step.remove or self.missing:
+            return
+        if not any(part.machine == own.id for part in step.parts):
+            self._on_crash(Unavailable("this machine is about to leave: the leader leaves it, too"))
 
     def _may_end(self, name: str, step: Plan) -> bool:
         """A node that runs is ended when its clients have been moved away, or will not move."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -27,7 +28,7 @@ from sofs.ports.platform import PartOrder
 from sofs.services.leader import reign as reign_module
 from sofs.services.leader.ask import ask_leader
 from sofs.services.leader.desk import CREATE, REMOVE
-from sofs.services.leader.part import LeaderPart
+from sofs.services.leader.part import ELSEWHERE, LeaderPart
 from sofs.services.leader.run import LEADER_ROLE
 from sofs.services.shares import ShareView
 
@@ -132,6 +133,48 @@ async def test_a_machine_that_the_platform_drains_is_left_before_it_goes(tmp_pat
         platform.alive.append(M4)
         await until(lambda: platform.homes().get("node-1") == M4.id)
         assert platform.removed == ["coordinator", "node-1", "witness-1"]
+
+
+async def test_a_leader_leaves_its_machine_when_all_others_have_left_it(tmp_path: Path) -> None:
+    async with world(tmp_path) as w:
+        platform = FakePlatform(replace(M1, own=True), M2, M3)
+        await leading(w, platform)
+        await until(lambda: set(platform.running) == ALL)
+        platform.drain(M1)
+        await until(lambda: bool(w.fatal))
+        assert M1.id not in platform.homes().values()
+        assert "about to leave" in str(w.fatal[0])
+        platform.lose(M1)
+        await until(lambda: {"coordinator", "resume-key"} <= set(platform.running))
+        w.fatal.clear()
+
+
+async def test_when_every_machine_is_to_leave_the_leader_stays_as_the_parts_do(
+    tmp_path: Path,
+) -> None:
+    async with world(tmp_path) as w:
+        platform = FakePlatform(replace(M1, own=True), M2)
+        leader = await leading(w, platform, wanted_nodes=2)
+        await until(lambda: len(platform.running) == 6)
+        for machine in (M1, M2):
+            platform.drain(machine)
+        assert leader.reign is not None
+        rounds = leader.reign.rounds
+        await until(lambda: leader.reign is not None and leader.reign.rounds > rounds + 3)
+        assert not w.fatal
+        assert platform.removed == []
+
+
+async def test_a_machine_that_cannot_be_used_gets_nothing_and_is_told_of(tmp_path: Path) -> None:
+    async with world(tmp_path) as w:
+        platform = FakePlatform(replace(M1, elsewhere="192.0.2.7"), M2, M3)
+        leader = await leading(w, platform)
+        await until(lambda: {"node-2", "node-3", "coordinator"} <= set(platform.running))
+        assert M1.id not in platform.homes().values()
+        [told] = [fact for fact in leader.describe().facts if fact.startswith(ELSEWHERE)]
+        assert told == f"{ELSEWHERE}={M1.name} (192.0.2.7)"
+        assert leader.reign is not None
+        assert [m.name for m in leader.reign.machines] == [M2.name, M3.name]
 
 
 async def test_what_an_operator_drains_stays_drained_for_the_next_leader(tmp_path: Path) -> None:
