@@ -613,6 +613,12 @@ def _notes(record: RunRecord, reports: Sequence[PartReport]) -> list[str]:
     parts = sorted(name for name in dead if not name.startswith("ray-"))
     if parts and HEAD not in dead:
         notes.append(f"{', '.join(parts)}: not there, or being restarted")
+    notes += [
+        f"{report.name} may not serve: {fact.partition('=')[2]}"
+        for report in reports
+        for fact in report.facts
+        if fact.startswith("refused=")
+    ]
     if any(report.state == "drained" for report in reports):
         notes.append(
             "machines are drained: `sofs node ls`; `sofs node resume` lets one serve again"
