@@ -28,9 +28,10 @@ from sofs.core.control_messages import (  # isort: skip
     ListMembers, ListShares as ListShares, ListVolumes as ListVolumes, LookAtShares as LookAtShares,
     MachineList as MachineList, MemberList as MemberList, Notification as Notification, PartState as
     PartState, PartStateReply as PartStateReply, RegisterMember as RegisterMember,
-    RegisterMemberReply as RegisterMemberReply, RegisterWitness as RegisterWitness,
-    RegisterWitnessReply as RegisterWitnessReply, SetMembers as SetMembers, ShareList as ShareList,
-    SharesSeen as SharesSeen, UnregisterWitness as UnregisterWitness, VolumeList as VolumeList,
+    RegisterMemberReply as RegisterMemberReply, RemoveVolume as RemoveVolume, RegisterWitness as
+    RegisterWitness, RegisterWitnessReply as RegisterWitnessReply, SetMembers as SetMembers,
+    ShareList as ShareList, SharesSeen as SharesSeen, UnregisterWitness as UnregisterWitness,
+    VolumeList as VolumeList,
 )
 from sofs.core.message_base import (  # isort: skip
     MESSAGES as MESSAGES, Message as Message, message as message,

@@ -756,6 +756,7 @@ class ActiveAuthority:
             f"transactions={self.group.transactions}",
             f"groups={self.group.groups}",
             f"seals={self.nodes.seals_done}",
+            f"open_handles={self.state.handles_total()}",
             f"segments_deleted={self.space.segments_deleted}",
             *self.reports.facts(),
         ]
