@@ -55,7 +55,7 @@ def remove_volume(
 ) -> tuple[VolumeList, str]:
     """Have a volume served no more; returns what is left, and the URL of its folder, which stays.
     Raises what ``ask`` does, ObjectNameNotFound, ObjectInUse."""
-    entries = roots.list_volumes(attach(root, probe=False))
+    entries = roots.list_volumes(attach(root, probe=False, make=False))
     where = next((entry.url for entry in entries if entry.name == name), "")
     reply = ask(root, credential, RemoveVolume(token(), name, force), VolumeList)
     return reply, where or below(root, f"volume-{name}")
@@ -65,7 +65,7 @@ async def _ask(root: str, credential: str, body: Message, kind: type[R]) -> R:
     clock, blocking = SystemClock(), ThreadBlocking()
     transport = GrpcTransport(credential, clock)
     try:
-        store = attach(root, probe=False)
+        store = attach(root, probe=False, make=False)
         cluster = roots.open_cluster(store)
         if cluster is None:
             raise FormatRefused(f"{root} is no cluster root; `sofs up` makes one")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import sys
 import time
@@ -56,6 +57,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser.add_argument(
         "--take-over", action="store_true", help="claim the cluster from another run that answers"
     )
+    parser.add_argument("--json", action="store_true", help="for programs")
     parser.set_defaults(run=run)
 
 
@@ -110,6 +112,19 @@ def run(options: argparse.Namespace) -> int:
         os.environ,
         say,
     )
+    if options.json:
+        facts = {
+            "started": done.started,
+            "root": root,
+            "run_dir": str(done.run_dir),
+            "run_id": done.record.run_id,
+            "cluster": done.record.cluster,
+            "url": done.record.url,
+            "dns_url": done.record.dns_url,
+            "credential": str(done.run_dir / CREDENTIAL_FILE),
+        }
+        print(json.dumps(facts, indent=1))
+        return 0
     if done.started:
         print(f"up in {time.monotonic() - begin:.1f} s: {done.record.nodes} nodes on {root}")
     else:
