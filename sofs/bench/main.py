@@ -260,9 +260,11 @@ def machine() -> str:
     return f"{os.cpu_count()} x {model}, Linux {platform.release()}, Python {python}"
 
 
-def run_pauses(cluster: LocalCluster, rounds: int) -> list[Pauses]:
+def run_pauses(cluster: LocalCluster, rounds: int, only: str = "") -> list[Pauses]:
     found = []
     for name, target_ms, fault, role, metadata in FAULTS:
+        if only not in name:
+            continue
         say(f"  {name}, {rounds} rounds ...")
 
         def victim(share: Share, role: str = role) -> str:
@@ -301,6 +303,9 @@ def make_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--files", type=int, nargs="*", default=[10_000, 100_000], metavar="N")
     parser.add_argument("--no-speed", action="store_true", help="only the faults")
+    parser.add_argument(
+        "--only", metavar="TEXT", default="", help="only faults whose name has it, as in 'killed'"
+    )
     parser.add_argument("--json", metavar="FILE", help="write the figures as JSON too")
     return parser
 
@@ -360,7 +365,7 @@ def measure_folder(options: argparse.Namespace) -> tuple[list[Row], list[Pauses]
                 bench.share.close()
                 direct.close()
                 rows = bench.rows
-            return rows, *faults(cluster, options.rounds)
+            return rows, *faults(cluster, options.rounds, options.only)
     finally:
         if not options.root:
             shutil.rmtree(folder, ignore_errors=True)
@@ -370,14 +375,14 @@ def measure_url(options: argparse.Namespace) -> tuple[list[Row], list[Pauses], l
     """Latencies and pauses on a backend that is no folder."""
     with LocalCluster(options.root, witness=True) as cluster:
         rows = [] if options.no_speed else remote_rows(cluster, options.seconds)
-        return rows, *faults(cluster, options.rounds)
+        return rows, *faults(cluster, options.rounds, options.only)
 
 
-def faults(cluster: LocalCluster, rounds: int) -> tuple[list[Pauses], list[str]]:
+def faults(cluster: LocalCluster, rounds: int, only: str) -> tuple[list[Pauses], list[str]]:
     """Pauses of every fault, and the longest failover as a waterfall."""
     if not rounds:
         return [], []
-    return run_pauses(cluster, rounds), worst_failover(cluster.run_dir)
+    return run_pauses(cluster, rounds, only), worst_failover(cluster.run_dir)
 
 
 def remote_rows(cluster: LocalCluster, seconds: float) -> list[Row]:
