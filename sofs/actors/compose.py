@@ -502,7 +502,7 @@ def pair_probe(
     """Only a folder may look different to two processes (R11)."""
     if not isinstance(store, LocalAppendStore):
         return None
-    root = LocalSharedRoot(store, world.blocking, ballast)
+    root = LocalSharedRoot(store, world.blocking, ballast, store.place())
     return PairProbe(world.clock, world.entropy, root, volume, config.name)
 
 

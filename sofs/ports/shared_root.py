@@ -24,7 +24,9 @@ class RootPlace:
 class SharedRoot(Protocol):
     """One process's view of a root."""
 
-    async def place(self) -> RootPlace: ...
+    async def place(self) -> RootPlace:
+        """Where the root is. BackendRefused when that is not where it was at the first call."""
+        ...
 
     async def absent(self, name: str) -> bool:
         """Is the name absent, by the look-up of the claim check? StoreUnknown when that is

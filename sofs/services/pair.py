@@ -122,10 +122,10 @@ class PairProbe:
         token = self._entropy.token(TOKEN_BYTES)
         theirs = _server_name(token)
         ask = Meet(self._volume, token, place.url, place.host, place.device, place.inode)
-        if not await self._root.absent(theirs):
-            raise self._refused(place, "a name that nobody made is there")
-        work = channel.call(ask)
         try:
+            if not await self._root.absent(theirs):
+                raise self._refused(place, "a name that nobody made is there")
+            work = channel.call(ask)
             met = expect(await within(self._clock, MEET_MS_MAX, work, f"probe with {who}"), Met)
             if stranger_ok and met.volume != self._volume:
                 raise NotSupported(f"{who} serves another volume")
@@ -133,7 +133,9 @@ class PairProbe:
             if await self._root.absent(theirs):
                 raise self._refused(place, f"a name that {who} made in {met.root} is not there")
             await self._root.make(_joiner_name(token), *claim)
-        except BaseException:
+        except BaseException as error:
+            if isinstance(error, BackendRefused):
+                self.refuse(error)
             await self._root.remove(theirs)
             raise
         return token
@@ -181,9 +183,7 @@ class PairProbe:
             raise self._refused(place, f"{who} sees a name in {met.root} that nobody made")
 
     def _refused(self, place: RootPlace, what: str) -> BackendRefused:
-        error = BackendRefused(f"{place.url}: {what}; {NEXT_MOVE}")
-        self.refuse(error)
-        return error
+        return BackendRefused(f"{place.url}: {what}; {NEXT_MOVE}")
 
     def refuse(self, error: BackendRefused) -> None:
         """Note why we are refused."""

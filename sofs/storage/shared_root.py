@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 from typing import Final, cast
 
-from sofs.errors import SofsError
+from sofs.errors import BackendRefused, SofsError
 from sofs.ports.runtime import Blocking
 from sofs.ports.shared_root import RootPlace
 from sofs.storage.ballast import Ballast
@@ -21,18 +21,38 @@ PAIR_FOLDER: Final = "probes/pair"
 
 
 class LocalSharedRoot:
-    """See the module. ``ballast``: what a full disk is relieved with when no claim is there yet."""
+    """See the module. ``ballast``: what a full disk is relieved with when no claim is there yet.
+    ``first``: where the root was when the process began; else that of the first look."""
 
     def __init__(
-        self, store: LocalAppendStore, blocking: Blocking, ballast: Ballast | None = None
+        self,
+        store: LocalAppendStore,
+        blocking: Blocking,
+        ballast: Ballast | None = None,
+        first: RootPlace | None = None,
     ) -> None:
         self._store = store
         self._blocking = blocking
         self._ballast = ballast
+        self._first = first
 
     async def place(self) -> RootPlace:
-        [found] = await self._blocking.run("", self._store.place)
+        [found] = await self._blocking.run("", self._place)
         return cast("RootPlace", found)
+
+    def _place(self) -> RootPlace:
+        """What this process holds open stays in the folder that it opened, whatever a path leads to
+        later: an unmounted or replaced root is told here."""
+        found = self._store.place()
+        if self._first is None:
+            self._first = found
+        if found != self._first:
+            raise BackendRefused(
+                f"{found.url} is another folder than when this process began (device "
+                f"{found.device:#x}, inode {found.inode}; it was {self._first.device:#x}, "
+                f"{self._first.inode}); bring the first one back, or end all parts of this cluster"
+            )
+        return found
 
     async def absent(self, name: str) -> bool:
         [found] = await self._blocking.run("", lambda: self._absent(name))
