@@ -115,6 +115,11 @@ class BadNetworkName(SofsError, code="BAD_NETWORK_NAME"):
     one."""
 
 
+class ObjectInUse(SofsError, code="OBJECT_IN_USE"):
+    """What is to be removed is in use; the message says by what. Give that back first, or say
+    `--force`."""
+
+
 class InvalidParameter(SofsError, ValueError, code="INVALID_PARAMETER"):
     """An argument is outside its range; the message names it and the range."""
 

@@ -11,7 +11,7 @@ import asyncio
 from typing import Final, TypeVar
 
 from sofs.actors.compose import create_roots
-from sofs.core.messages import AddVolume, ListVolumes, Message, VolumeList
+from sofs.core.messages import AddVolume, ListVolumes, Message, RemoveVolume, VolumeList
 from sofs.core.share_table import check_volume_name
 from sofs.errors import FormatRefused, SofsError, Unavailable
 from sofs.ports.runtime import Clock
@@ -21,6 +21,7 @@ from sofs.services.leader.ask import ask_leader
 from sofs.services.leader.run import LEADER_ROLE
 from sofs.storage import SystemClock, SystemEntropy, ThreadBlocking, attach, open_fenced, roots
 from sofs.storage.fenced import StoreFences
+from sofs.storage.names import below
 
 ASK_S_MAX: Final = 20.0
 ANSWER_MS_MAX: Final = 5_000
@@ -49,11 +50,22 @@ def create_volume(root: str, credential: str, name: str) -> VolumeList:
     return ask(root, credential, AddVolume(token(), name), VolumeList)
 
 
+def remove_volume(
+    root: str, credential: str, name: str, *, force: bool = False
+) -> tuple[VolumeList, str]:
+    """Have a volume served no more; returns what is left, and the URL of its folder, which stays.
+    Raises what ``ask`` does, ObjectNameNotFound, ObjectInUse."""
+    entries = roots.list_volumes(attach(root, probe=False, make=False))
+    where = next((entry.url for entry in entries if entry.name == name), "")
+    reply = ask(root, credential, RemoveVolume(token(), name, force), VolumeList)
+    return reply, where or below(root, f"volume-{name}")
+
+
 async def _ask(root: str, credential: str, body: Message, kind: type[R]) -> R:
     clock, blocking = SystemClock(), ThreadBlocking()
     transport = GrpcTransport(credential, clock)
     try:
-        store = attach(root, probe=False)
+        store = attach(root, probe=False, make=False)
         cluster = roots.open_cluster(store)
         if cluster is None:
             raise FormatRefused(f"{root} is no cluster root; `sofs up` makes one")

@@ -46,12 +46,14 @@ from sofs.services.leader.state import SCHEMA as LEADER_SCHEMA
 from sofs.services.node.life import NodeConfig
 from sofs.services.node.part import NodePart
 from sofs.services.node.volumes import Volumes
+from sofs.services.pair import PairProbe
 from sofs.services.shares import ShareView
 from sofs.services.tasks import Tasks
 from sofs.services.witness.part import WitnessConfig, WitnessPart
 from sofs.storage import (
     ApswState,
     Ballast,
+    LocalAppendStore,
     LogOptions,
     ProtobufEntries,
     StoreRecovery,
@@ -65,6 +67,7 @@ from sofs.storage import (
 from sofs.storage.ballast import BALLAST_BYTES
 from sofs.storage.names import below
 from sofs.storage.probe import check_writable
+from sofs.storage.shared_root import LocalSharedRoot
 from sofs.telemetry import helper
 from sofs.telemetry.ring import (
     ENDPOINT_VARIABLE,
@@ -288,6 +291,7 @@ async def _make_node(
         on_exit=on_fatal,
         volumes=volumes,
         recorder=world.recorder,
+        pair=pair_probe(config, world, volume, fenced.store, ballast),
     )
     return part, ballast
 
@@ -377,6 +381,8 @@ async def _start_authority(
             messages=WireCodec(),
             new_database=lambda: ApswState.create(SCHEMA),
             recorder=world.recorder,
+            pair=pair_probe(config, world, volume, fenced.store, ballast),
+            peers=lambda: config.access_point,
         ),
         on_fatal,
     )
@@ -493,6 +499,16 @@ async def open_volume(
     options = replace(options or LogOptions(), recorder=world.recorder)
     fenced = open_fenced(store, world.clock, world.entropy, world.blocking, options, ballast)
     return volume, fenced, ballast
+
+
+def pair_probe(
+    config: PartConfig, world: World, volume: bytes, store: Store, ballast: Ballast | None
+) -> PairProbe | None:
+    """Only a folder may look different to two processes (R11)."""
+    if not isinstance(store, LocalAppendStore):
+        return None
+    root = LocalSharedRoot(store, world.blocking, ballast, store.place())
+    return PairProbe(world.clock, world.entropy, root, volume, config.name)
 
 
 def ballast_of(store: Store, config: PartConfig) -> Ballast | None:

@@ -675,6 +675,12 @@ def _notes(record: RunRecord, reports: Sequence[PartReport]) -> list[str]:
                 f"the leader cannot do its work ({text}): parts run on; if Ray's head is dead, "
                 "none that dies is restarted until it is back"
             )
+    notes += [
+        f"{report.name} may not serve: {fact.partition('=')[2]}"
+        for report in reports
+        for fact in report.facts
+        if fact.startswith("refused=")
+    ]
     if any(report.state == DRAINED for report in reports):
         notes.append(
             "machines are drained: `sofs node ls`; `sofs node resume` lets one serve again"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import itertools
 import json
 import os
 import platform
@@ -13,6 +14,7 @@ import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Final
 
 import sofs
 from sofs.bench import scale
@@ -262,7 +264,7 @@ def machine() -> str:
     return f"{os.cpu_count()} x {model}, Linux {platform.release()}, Python {python}"
 
 
-def run_pauses(cluster: LocalCluster, rounds: int, moves: int) -> list[Pauses]:
+def run_pauses(cluster: LocalCluster, rounds: int, moves: int, only: str = "") -> list[Pauses]:
     found = []
     if moves:
         say(f"  planned moves, {moves} rounds ...")
@@ -270,6 +272,8 @@ def run_pauses(cluster: LocalCluster, rounds: int, moves: int) -> list[Pauses]:
     if not rounds:
         return found
     for name, target_ms, fault, role, metadata in FAULTS:
+        if only not in name:
+            continue
         say(f"  {name}, {rounds} rounds ...")
 
         def victim(share: Share, role: str = role) -> str:
@@ -279,14 +283,29 @@ def run_pauses(cluster: LocalCluster, rounds: int, moves: int) -> list[Pauses]:
     return found
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the benchmarks; returns 0, or 1 when an application saw an error."""
+EXAMPLES: Final = """\
+examples:
+  sofs bench --rounds 20 --root /var/tmp/bench --json figures.json
+  sofs bench --no-speed --files                         only the faults
+  sofs bench --root 's3://bucket/prefix?endpoint_url=http://127.0.0.1:8333' --rounds 20
+                                                        pauses on an object store (docs/S3.md)
+
+On a backend that is no folder there is nothing to compare with: only calls through SOFS and pauses.
+Exit status: 0 done, 1 an application saw an error.
+"""
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """The parser of the command."""
     parser = argparse.ArgumentParser(
         prog="sofs bench",
         description="Measure SOFS beside the same work done directly on the backing folder.",
-        epilog="example: sofs bench --rounds 20 --root /var/tmp/bench --json figures.json",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--root", help="folder for the volume (default: a temporary one)")
+    parser.add_argument(
+        "--root", metavar="PATH_OR_URL", help="where the volume is (default: a temporary folder)"
+    )
     parser.add_argument("--seconds", type=float, default=3.0, help="per figure (default 3)")
     parser.add_argument(
         "--rounds", type=int, default=20, help="per fault; 0: no faults (default 20)"
@@ -296,30 +315,26 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--files", type=int, nargs="*", default=[10_000, 100_000], metavar="N")
     parser.add_argument("--no-speed", action="store_true", help="only the faults")
+    parser.add_argument(
+        "--only", metavar="TEXT", default="", help="only faults whose name has it, as in 'killed'"
+    )
     parser.add_argument("--json", metavar="FILE", help="write the figures as JSON too")
-    options = parser.parse_args(argv)
-    folder = Path(options.root or tempfile.mkdtemp(prefix="sofs-bench-"))
-    rows: list[Row] = []
-    pauses: list[Pauses] = []
-    worst: list[str] = []
-    try:
-        with LocalCluster(folder / "root", witness=True) as cluster:
-            if not options.no_speed:
-                direct = Direct(folder / "direct")
-                bench = Bench(cluster, direct, options.seconds)
-                bench.run()
-                bench.share.close()
-                direct.close()
-                rows = bench.rows
-            pauses = run_pauses(cluster, options.rounds, options.moves)
-            worst = worst_failover(cluster.run_dir) if options.rounds else []
-    finally:
-        if not options.root:
-            shutil.rmtree(folder, ignore_errors=True)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the benchmarks; returns 0, or 1 when an application saw an error."""
+    options = make_parser().parse_args(argv)
+    if "://" in (options.root or "") and not options.root.startswith("file://"):
+        rows, pauses, worst = measure_url(options)
+        files = []  # The authority alone is measured on a folder.
+    else:
+        rows, pauses, worst = measure_folder(options)
+        files = options.files
     scales = []
-    for files in options.files:
-        say(f"  authority with {files} files ...")
-        scales.append(asyncio.run(scale.measure(files)))
+    for count in files:
+        say(f"  authority with {count} files ...")
+        scales.append(asyncio.run(scale.measure(count)))
     print(machine())
     if scales:
         print_scales(scales)
@@ -345,5 +360,71 @@ def main(argv: Sequence[str] | None = None) -> int:
                 for p in pauses
             ],
         }
-        Path(options.json).write_text(json.dumps(facts, indent=1))
+        Path(options.json).write_text(json.dumps(facts, indent=1, default=str))
     return 1 if any(one.errors for one in pauses) else 0
+
+
+def measure_folder(options: argparse.Namespace) -> tuple[list[Row], list[Pauses], list[str]]:
+    """Rates beside the bare folder, pauses, and the longest failover as a waterfall."""
+    folder = Path(options.root or tempfile.mkdtemp(prefix="sofs-bench-"))
+    rows: list[Row] = []
+    try:
+        with LocalCluster(folder / "root", witness=True) as cluster:
+            if not options.no_speed:
+                direct = Direct(folder / "direct")
+                bench = Bench(cluster, direct, options.seconds)
+                bench.run()
+                bench.share.close()
+                direct.close()
+                rows = bench.rows
+            return rows, *faults(cluster, options)
+    finally:
+        if not options.root:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def measure_url(options: argparse.Namespace) -> tuple[list[Row], list[Pauses], list[str]]:
+    """Latencies and pauses on a backend that is no folder."""
+    with LocalCluster(options.root, witness=True) as cluster:
+        rows = [] if options.no_speed else remote_rows(cluster, options.seconds)
+        return rows, *faults(cluster, options)
+
+
+def faults(cluster: LocalCluster, options: argparse.Namespace) -> tuple[list[Pauses], list[str]]:
+    """Pauses of planned moves and of every fault, and the longest failover as a waterfall."""
+    found = run_pauses(cluster, options.rounds, options.moves, options.only)
+    return found, worst_failover(cluster.run_dir) if options.rounds else []
+
+
+def remote_rows(cluster: LocalCluster, seconds: float) -> list[Row]:
+    """Rates of the calls that are made most, one at a time and eight at once."""
+    rows = []
+    with sofs.connect(cluster.url, credential=cluster.credential) as share:
+        file = share.open("/blocks", "w+b")
+        file.pwrite(bytes(MIB), 0)
+        share.mkdir("/made")
+        made = itertools.count()
+
+        def write(thread: int, i: int) -> None:
+            file.pwrite(b"x" * BLOCK, i % 256 * BLOCK)
+
+        def read(thread: int, i: int) -> None:
+            file.pread(BLOCK, i * 37 % 256 * BLOCK)
+
+        def create(thread: int, i: int) -> None:
+            share.write_file(f"/made/{next(made)}", b"z" * BLOCK)
+
+        calls: list[tuple[str, Callable[[int, int], None]]] = [
+            ("4 KiB write-through", write),
+            ("4 KiB random read", read),
+            ("create+write+close 4 KiB", create),
+        ]
+        for name, call in calls:
+            for threads in (1, 8):
+                say(f"  {name}, {threads} thr ...")
+                speed, latencies = rate(call, threads, seconds)
+                latencies.sort()
+                p50, p99 = (quantile(latencies, q) for q in (0.5, 0.99))
+                rows.append(Row(f"{name}, {threads} thr", 0.0, speed, p50, p99))
+        file.close()
+    return rows

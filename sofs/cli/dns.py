@@ -9,6 +9,7 @@ from dataclasses import asdict
 from typing import Final
 
 from sofs.actors import lifecycle, rundir
+from sofs.cli.operator import table_lines
 from sofs.cli.up import add_run_dir
 from sofs.core.messages import MemberList
 from sofs.errors import Unavailable
@@ -65,12 +66,16 @@ def table(found: MemberList) -> str:
     ]
     if not found.learned:
         lines.append("the leader has not said yet who belongs: every answer is SERVFAIL")
-    if found.members:
-        lines += ["", f"{'NODE':14}{'LISTED':8}{'PORT':>6}  {'ADDRESSES':40}MACHINE"]
-    for member in found.members:
-        listed = "yes" if member.listed else "no"
-        lines.append(
-            f"{member.node:14}{listed:8}{member.port:>6}  {', '.join(member.hosts):40}"
-            f"{member.machine[:8] or '-'}"
+    rows = [
+        (
+            member.node,
+            "yes" if member.listed else "no",
+            str(member.port),
+            ", ".join(member.hosts),
+            member.machine[:8] or "-",
         )
+        for member in found.members
+    ]
+    if rows:
+        lines += ["", *table_lines(("NODE", "LISTED", "PORT", "ADDRESSES", "MACHINE"), rows)]
     return "\n".join(lines)

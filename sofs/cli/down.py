@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 from typing import Final
 
@@ -30,11 +31,15 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     )
     parser.add_argument("--root", metavar="PATH_OR_URL", help="the cluster's root")
     add_run_dir(parser)
+    parser.add_argument("--json", action="store_true", help="for programs")
     parser.set_defaults(run=run)
 
 
 def run(options: argparse.Namespace) -> int:
     run_dir = rundir.find_run_dir(options.run_dir, options.root, os.environ)
     ended = lifecycle.down(run_dir, say) if run_dir is not None else 0
+    if options.json:
+        print(json.dumps({"run_dir": str(run_dir or ""), "ended": ended}))
+        return 0
     print(f"down: {ended} processes ended" if ended else "no cluster is up")
     return 0

@@ -7,12 +7,25 @@ command was used wrongly; 3 SOFS or the system refused, with what to do next; 13
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from typing import Final
 
 from sofs import __version__
-from sofs.cli import delegate, dns, down, nouns, share, status, trace, up, witness
+from sofs.cli import (
+    cluster,
+    completion,
+    delegate,
+    dns,
+    down,
+    nouns,
+    share,
+    status,
+    trace,
+    up,
+    witness,
+)
 from sofs.errors import SofsError
 
 EXIT_BROKEN_PROMISE: Final = 1
@@ -25,6 +38,7 @@ examples:
   sofs up --root /srv/sofs              start a cluster of three nodes on a folder
   sofs status                           every part of it, and what is wrong
   sofs status --json | jq .parts        the same for programs
+  sofs cluster ls                       the clusters that this user knows here
   sofs dns ls                           who is listed under its name
   sofs share create logs                another share on its volume
   sofs node ls                          the machines that serve
@@ -51,12 +65,27 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"sofs {__version__}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
-    for module in (up, down, status, share, nouns, dns, witness, trace):
+    for module in (up, down, status, cluster, share, nouns, dns, witness, trace, completion):
         module.add_parser(commands)
     delegate.add_parser(commands, "demo", "see a cluster survive the death of every part")
     delegate.add_parser(commands, "bench", "measure a cluster on this machine")
     delegate.add_parser(commands, "sim", "run clusters in virtual time, from seeds")
+    pass_examples_on(parser)
     return parser
+
+
+def pass_examples_on(parser: argparse.ArgumentParser) -> None:
+    """Give each command without examples those of its noun that show it, or all of them."""
+    for action in parser._actions:
+        if not isinstance(action, argparse._SubParsersAction):
+            continue
+        for command in action.choices.values():
+            if not command.epilog and parser.epilog:
+                lines = parser.epilog.splitlines()
+                own = [line for line in lines if f"{line} ".startswith(f"  {command.prog} ")]
+                command.epilog = "\n".join(["examples:", *own]) if own else parser.epilog
+                command.formatter_class = argparse.RawDescriptionHelpFormatter
+            pass_examples_on(command)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -72,7 +101,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return int(options.run(options))
 
     try:
-        return run()
+        status = run()
+        sys.stdout.flush()
+        return status
+    except BrokenPipeError:
+        # Whoever read our output has seen enough; what is left must not be told at exit either.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except SofsError as error:
         print(f"sofs: {error}", file=sys.stderr)
         return EXIT_REFUSED

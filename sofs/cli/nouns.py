@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import sys
 import time
 from dataclasses import asdict
 from typing import Final
@@ -40,6 +41,12 @@ examples:
   sofs volume create archive       another volume, below the root, with a share of its name
   sofs volume ls                   volumes, the machines of their authorities, their shares
   sofs volume ls --json
+  sofs volume rm archive           refused while a share leads to it, or files on it are open
+  sofs volume rm archive --force   its shares go too; what is open is lost to those who have it open
+
+A volume that is removed is served no more, whoever comes back. Its folder stays: `sofs volume
+create` of the same name brings it back with all its files, and when its processes have ended
+(`sofs status`) the folder may be deleted.
 """
 
 
@@ -76,7 +83,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     add_common(leave)
     volume = commands.add_parser(
         "volume",
-        help="list and create volumes",
+        help="list, create and remove volumes",
         description="Volumes: trees of files, each with a coordinator and a resume-key.",
         epilog=VOLUME_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -89,6 +96,13 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     create.add_argument("name", metavar="NAME")
     create.set_defaults(run=run_volume_create)
     add_common(create)
+    remove = actions.add_parser("rm", help="serve a volume no more; its folder stays")
+    remove.add_argument("name", metavar="NAME")
+    remove.add_argument(
+        "--force", action="store_true", help="although shares lead to it, or files on it are open"
+    )
+    remove.set_defaults(run=run_volume_rm)
+    add_common(remove)
 
 
 def run_node_ls(options: argparse.Namespace) -> int:
@@ -152,6 +166,13 @@ def run_volume_ls(options: argparse.Namespace) -> int:
 
 def run_volume_create(options: argparse.Namespace) -> int:
     show_volumes(options, admin.create_volume(*where(options), options.name))
+    return 0
+
+
+def run_volume_rm(options: argparse.Namespace) -> int:
+    reply, folder = admin.remove_volume(*where(options), options.name, force=options.force)
+    show_volumes(options, reply)
+    print(f"  the files of {options.name} stay in {folder}", file=sys.stderr)
     return 0
 
 

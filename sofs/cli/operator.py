@@ -6,7 +6,7 @@ import argparse
 import json
 import os
 from collections.abc import Sequence
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 from sofs.actors import admin, rundir
 from sofs.cli.up import add_run_dir
@@ -15,6 +15,9 @@ from sofs.errors import InvalidParameter
 from sofs.rpc.credential import find_credential
 
 R = TypeVar("R", bound=Message)
+
+COLUMNS_MAX: Final = 100  # Of a table.
+CELL_MIN: Final = 10  # A column is not cut below this.
 
 
 def add_common(parser: argparse.ArgumentParser) -> None:
@@ -50,8 +53,22 @@ def show_json(fields: Any) -> None:
 
 
 def show_table(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Columns as wide as they must be."""
+    """Print a table; see ``table_lines``."""
+    print("\n".join(table_lines(titles, rows)))
+
+
+def table_lines(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """Columns as wide as they must be, and the table no wider than COLUMNS_MAX: the longest cells
+    are cut (`--json` has all of them)."""
     widths = [max(len(row[i]) for row in [titles, *rows]) for i in range(len(titles))]
+    while sum(widths) + 2 * (len(widths) - 1) > COLUMNS_MAX and max(widths) > CELL_MIN:
+        widths[widths.index(max(widths))] -= 1
+    lines = []
     for row in [titles, *rows]:
-        cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=True)]
-        print("  ".join(cells).rstrip())
+        cells = [_fit(cell, width).ljust(width) for cell, width in zip(row, widths, strict=True)]
+        lines.append("  ".join(cells).rstrip())
+    return lines
+
+
+def _fit(cell: str, width: int) -> str:
+    return cell if len(cell) <= width else f"{cell[: width - 3]}..."

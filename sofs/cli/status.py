@@ -10,6 +10,7 @@ from typing import Final
 
 from sofs.actors import lifecycle, rundir
 from sofs.actors.lifecycle import CorruptReport, Report
+from sofs.cli.operator import table_lines
 from sofs.cli.up import add_run_dir
 from sofs.rpc.credential import find_credential
 
@@ -70,16 +71,16 @@ def table(report: Report, facts: bool = False) -> str:
     if report.up:
         lines += [f"run      {report.run_id[:8]}", f"url      {report.url}"]
         lines += [f"dns      {report.dns}"] if report.dns else []
-    if report.parts:
-        lines += ["", f"{'PART':14}{'STATE':12}{'ADDRESS':20}{'PID':>8}  INCARNATION"]
-    for part in report.parts:
-        pid = str(part.pid) if part.pid else "-"
-        lines.append(
-            f"{part.name:14}{part.state:12}{part.address or '-':20}{pid:>8}  "
-            f"{part.incarnation[:8] or '-'}"
-        )
-        if facts:
-            lines += [f"    {fact}" for fact in part.facts]
+    rows = [
+        (p.name, p.state, p.address or "-", str(p.pid or "-"), p.incarnation[:8] or "-")
+        for p in report.parts
+    ]
+    if rows:
+        head, *told = table_lines(("PART", "STATE", "ADDRESS", "PID", "INCARNATION"), rows)
+        lines += ["", head]
+        for part, line in zip(report.parts, told, strict=True):
+            lines.append(line)
+            lines += [f"    {fact}" for fact in part.facts] if facts else []
     if facts and report.corrupt:
         lines += ["", "DAMAGED"]
         lines += [f"    {damaged(place)}" for place in report.corrupt]

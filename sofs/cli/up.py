@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import sys
 import time
@@ -67,6 +68,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser.add_argument(
         "--take-over", action="store_true", help="claim the cluster from another run that answers"
     )
+    parser.add_argument("--json", action="store_true", help="for programs")
     parser.set_defaults(run=run)
 
 
@@ -123,6 +125,19 @@ def run(options: argparse.Namespace) -> int:
         say,
     )
     record = done.record
+    if options.json:
+        facts = {
+            "started": done.started,
+            "root": root,
+            "run_dir": str(done.run_dir),
+            "run_id": record.run_id,
+            "cluster": record.cluster,
+            "url": record.url,
+            "dns_url": record.dns_url,
+            "credential": str(done.run_dir / CREDENTIAL_FILE),
+        }
+        print(json.dumps(facts, indent=1))
+        return 0
     what = f"{'up to ' if record.foreign else ''}{record.nodes} nodes on {root}"
     what += f" in the Ray cluster at {record.ray_address}" if record.foreign else ""
     took = f"up in {time.monotonic() - begin:.1f} s" if done.started else "already up"

@@ -416,6 +416,18 @@ class AddVolume(Message):
     name: str = ""
 
 
+@message(200)
+@dataclass(slots=True)
+class RemoveVolume(Message):
+    """-> VolumeList. Serve that volume no more; its folder stays as it is. Refused while shares
+    lead to it, or files on it are open, unless ``force``: then the shares go and the files are
+    lost to those who have them open."""
+
+    token: bytes = b""
+    name: str = ""
+    force: bool = False
+
+
 @message(190)
 @dataclass(slots=True)
 class ListVolumes(Message):

@@ -28,7 +28,8 @@ from sofs.core.control_messages import (  # isort: skip
     ListMembers, ListShares as ListShares, ListVolumes as ListVolumes, LookAtShares as LookAtShares,
     MachineList as MachineList, MemberList as MemberList, Notification as Notification, PartState as
     PartState, PartStateReply as PartStateReply, RegisterMember as RegisterMember,
-    RegisterMemberReply as RegisterMemberReply, RegisterWitness as RegisterWitness,
+    RegisterMemberReply as RegisterMemberReply, RemoveVolume as RemoveVolume,
+    RegisterWitness as RegisterWitness,
     RegisterWitnessReply as RegisterWitnessReply, SetMembers as SetMembers, ShareList as ShareList,
     SharesSeen as SharesSeen, UnregisterWitness as UnregisterWitness, VolumeList as VolumeList,
     RegisterWitnessV1 as RegisterWitnessV1, MoveOutcome as MoveOutcome, ListWitnessed as
@@ -113,6 +114,43 @@ class HelloReply(Message):
     read_bytes_max: int = 0
     addresses: list[str] = field(default_factory=list)
     """Addresses of all nodes of the access point, as last known; a hint."""
+
+
+@message(24)
+@dataclass(slots=True)
+class Meet(Message):
+    """-> Met. Joining part -> any part of the volume: the two-party probe of R11. Where the sender
+    sees the root; ``token`` is fresh, and the probe's names are made of it."""
+
+    volume: bytes = b""
+    token: bytes = b""
+    root: str = ""
+    host: str = ""
+    device: int = 0
+    inode: int = 0
+
+
+@message(25)
+@dataclass(slots=True)
+class Met(Message):
+    """The same of the part that answers. ``absent``: it looked for the sender's name, which was not
+    there, and then made its own."""
+
+    volume: bytes = b""
+    absent: bool = False
+    root: str = ""
+    host: str = ""
+    device: int = 0
+    inode: int = 0
+
+
+@message(26)
+@dataclass(slots=True)
+class MeetEnd(Message):
+    """-> Done: the sender has seen the name of ``token`` that Met tells of and made its own, and
+    the receiver sees that one; else BACKEND_REFUSED."""
+
+    token: bytes = b""
 
 
 # File service: client -> node; what is no data goes on to the authority unchanged
@@ -498,13 +536,15 @@ class WriteParts(Message):
 @dataclass(slots=True)
 class RegisterNode(Message):
     """-> RegisterNodeReply. A node before its first token, and again at every new authority, with
-    the handles that are connected through it; those it omits are disconnected from that moment."""
+    the handles that are connected through it; those it omits are disconnected from that moment.
+    ``met``: token of a two-party probe that ends with this message, as ``MeetEnd`` does."""
 
     node: str = ""
     incarnation: bytes = b""
     endpoint: str = ""
     nonce: bytes = b""
     handles: list[BoundHandle] = field(default_factory=list)
+    met: bytes = b""
 
 
 @message(81)

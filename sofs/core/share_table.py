@@ -20,6 +20,7 @@ from sofs.constants import FORMAT_VERSION, SHARES_MAX
 from sofs.errors import Corrupt, FormatRefused, InvalidName
 
 SHARES_FOLDER: Final = "shares"
+VOLUMES_FOLDER: Final = "volumes"  # The table of volume roots, one object each.
 SHARE_NAME_CHARS_MAX: Final = 80
 VOLUME_NAME_CHARS_MAX: Final = 40
 _VOLUME: Final = frozenset("abcdefghijklmnopqrstuvwxyz0123456789-_.")
@@ -82,6 +83,11 @@ def check_volume_name(name: str) -> str:
             "and '.', a letter or digit first"
         )
     return name
+
+
+def volume_key(name: str) -> str:
+    """The object of a volume in the root's table of volumes."""
+    return f"{VOLUMES_FOLDER}/{name}.json"
 
 
 # Published tables -------------------------------------------------------------------------------

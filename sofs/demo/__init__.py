@@ -7,6 +7,7 @@ wrong arguments, 3 when the demo could not be run, 130 after Ctrl-C.
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Sequence
 
 
@@ -17,4 +18,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     return run(argv)
 
 
-__all__ = ["main"]
+def make_parser() -> argparse.ArgumentParser:
+    """The command's parser; see ``sofs.demo.run``."""
+    from sofs.demo.run import make_parser as make
+
+    return make()
+
+
+__all__ = ["main", "make_parser"]

@@ -44,7 +44,7 @@ JOIN_S_MAX: Final = 60.0
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the demo; return the exit status."""
-    options = _parser().parse_args(argv)
+    options = make_parser().parse_args(argv)
     ray = ray_is_there() and not options.no_ray
     narrator = Narrator(sys.stderr if options.json == "-" else sys.stdout)
     outcome = Outcome("local Ray" if ray else "plain processes, without Ray")
@@ -74,12 +74,25 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _parser() -> argparse.ArgumentParser:
+EXAMPLES: Final = """\
+examples:
+  sofs demo                    three nodes on a local Ray cluster, killed and frozen under load
+  sofs demo --short --no-ray   the same in less than a minute, with plain processes
+  sofs demo --json facts.json  with all facts for programs
+
+Exit status: 0 no error was seen and nothing was lost, 1 a promise was broken.
+"""
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """The parser of the command."""
     parser = argparse.ArgumentParser(
         prog="sofs demo",
-        description="Start a cluster of three nodes on this machine, run a SQLite bank and a copy "
-        "of the Python standard library on it, kill and freeze its processes meanwhile, and check "
+        description="Start a cluster of three nodes on this machine, run a SQLite bank and a copy\n"
+        "of the Python standard library on it, kill and freeze its processes meanwhile, and check\n"
         "that no error was seen and nothing was lost.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
         "--no-ray", action="store_true", help="plain processes instead of a local Ray cluster"

@@ -32,6 +32,7 @@ from sofs.services.leader.run import LEADER_ROLE
 from sofs.services.leader.state import SCHEMA as LEADER_SCHEMA
 from sofs.services.node.life import NodeConfig
 from sofs.services.node.part import NodePart
+from sofs.services.pair import PairProbe
 from sofs.services.witness.part import WitnessConfig, WitnessPart
 from sofs.sim.disk import CLUSTER_ROOT, ROOT, SimDisk, SimOs
 from sofs.sim.loop import SimLoop
@@ -51,6 +52,7 @@ from sofs.storage import (
     open_fenced,
 )
 from sofs.storage.probe import probe_append, run_probe
+from sofs.storage.shared_root import LocalSharedRoot
 
 VOLUME: Final = b"v" * 16
 SHARE: Final = "share"
@@ -61,6 +63,18 @@ LEADER_PORT: Final = 7460
 LEADER_HOST: Final = "10.0.2.1"
 ADMIN_HOST: Final = "10.0.2.2"
 RUN: Final = b"r" * 16
+
+
+class WatchedPair(PairProbe):
+    """The probe of one process; tells of every refusal."""
+
+    def __init__(self, *arguments: Any) -> None:
+        *rest, self._tell = arguments
+        super().__init__(*rest)
+
+    def refuse(self, error: BackendRefused) -> None:
+        super().refuse(error)
+        self._tell(f"{self.part}: {error}")
 
 
 @dataclass(eq=False)
@@ -257,6 +271,18 @@ class Cluster:
         except BackendRefused as error:
             self.world.fail(f"{process.name}: {error}")
 
+    def _pair(self, part: Supervised, process: SimProcess) -> PairProbe | None:
+        """The two-party probe of one process, where the plan has it and the backend needs it."""
+        store = self.store(process, ROOT)
+        if not self.plan.pair or not isinstance(store, LocalAppendStore):
+            return None
+        root = LocalSharedRoot(store, process.blocking)
+        return WatchedPair(process.clock, process.entropy, root, VOLUME, part.name, self.refused)
+
+    def refused(self, what: str) -> None:
+        """The two-party probe refused a part: on one disk that every part shares it never may."""
+        self.world.fail(what)
+
     async def _leader(self, part: Supervised, process: SimProcess) -> LeaderPart:
         invariant(self.platform is not None, "a leader has a platform")
         fenced = self.fenced(process, CLUSTER_ROOT)
@@ -303,6 +329,7 @@ class Cluster:
                 ),
             ),
             on_exit=process.fatal,
+            pair=self._pair(part, process),
         )
         part.part = made
         await made.start(f"{part.host}:{NODE_PORT}")
@@ -349,6 +376,8 @@ class Cluster:
                 entries=entries,
                 messages=WireCodec(),
                 new_database=self._database,
+                pair=self._pair(part, process),
+                peers=lambda: self.access_point,
             ),
             process.fatal,
         )

@@ -210,6 +210,7 @@ class SimDisk:
 
     def __init__(self, draw: random.Random, capacity: int = 1 << 40) -> None:
         self.root = _Folder()
+        self.number = 1  # Of the device.
         self.capacity = capacity
         self.used = 0
         self.faults = DiskFaults()
@@ -496,6 +497,12 @@ class SimOs(OsCalls):
 
     def next_hole(self, fd: int, offset: int) -> int:
         raise OSError(errno.EINVAL, "not told")
+
+    def identity(self, path: str) -> tuple[int, int]:
+        return self._call(lambda: (self.disk.number, len(path)))  # No root is ever replaced.
+
+    def host(self) -> str:
+        return self.process.machine.name
 
     def stat_at(self, name: str, folder_fd: int) -> None:
         def effect() -> None:

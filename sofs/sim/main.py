@@ -81,10 +81,23 @@ def rows(seeds: Sequence[int], processes: int) -> Iterator[Row]:
         yield from pool.imap_unordered(row_of, seeds)
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command."""
+EXAMPLES: Final = """\
+examples:
+  sofs sim --seeds 500              run many; a table, and the seeds that failed
+  sofs sim --seed 17 --trace        replay one run and print its story
+  sofs sim --seeds 200 --json       the totals for programs
+
+Exit status: 0 every promise held, 1 a promise was broken.
+"""
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """The parser of the command."""
     parser = argparse.ArgumentParser(
-        prog="sofs sim", description="Run whole clusters in virtual time, from seeds."
+        prog="sofs sim",
+        description="Run whole clusters in virtual time, from seeds.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--seed", type=int, help="run this one")
     parser.add_argument("--regression", metavar="LINE", help="run a line of regressions.txt")
@@ -95,7 +108,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--processes", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--json", action="store_true", help="print the totals as JSON")
     parser.add_argument("--save", metavar="FILE", help="append the seeds that fail to this file")
-    options = parser.parse_args(arguments)
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command."""
+    options = make_parser().parse_args(arguments)
     if options.regression is not None:
         seed, plan = parse_regression(options.regression)
         return one(seed, plan, options.trace, options.keys)

@@ -106,6 +106,7 @@ class Plan:
     list_lag_us: int = 0  # What was deleted within this time may still be listed.
     leader: bool = False  # Parts are made by a leader; else by the supervisor itself.
     probe: bool = False  # Each part probes the root before it serves, as ``attach`` does.
+    pair: bool = False  # Parts pass the two-party probe before they join, on an append backend.
     brief: float = 0.0  # Chance that a brief blocking call runs at once, on its caller's thread.
     steps: list[str] = field(default_factory=list)  # System calls that may be trapped; none: all.
     dark_end: bool = False  # When all is quiet all machines lose power; everything is read again.
@@ -190,6 +191,7 @@ def _draw_steps(plan: Plan, draw: random.Random) -> None:
     plan.dark_end = draw.random() < 0.3
     plan.workloads += [name for name in LATER_WORKLOADS if draw.random() < 0.15]
     plan.faults += [fault for fault in STEP_FAULTS if draw.random() < 0.1]
+    plan.pair = draw.random() < 0.5
 
 
 def _draw_moves(plan: Plan, draw: random.Random) -> None:

@@ -296,7 +296,7 @@ def run_seed(seed: int, *, plan: Plan | None = None, tracing: bool = False) -> O
         made.append(run)
         await run.main()
 
-    with warnings.catch_warnings(), _quiet(made, gone, tracing):
+    with warnings.catch_warnings(), quiet(made, gone, tracing):
         try:
             simulate(seed, main(), keep_trace=False, prepare=loops.append)
         except (Deadlock, BusyLoop) as error:
@@ -326,7 +326,7 @@ def _outcome(run: Run, loop: SimLoop) -> Outcome:
 
 
 @contextmanager
-def _quiet(made: list[Run], gone: list[Gone], tracing: bool) -> Iterator[None]:
+def quiet(made: list[Run], gone: list[Gone], tracing: bool = False) -> Iterator[None]:
     """The product's log goes to the story; what dead processes leave behind is silent; garbage is
     collected between runs only, since collecting runs code."""
     log = logging.getLogger("sofs")

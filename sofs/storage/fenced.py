@@ -12,6 +12,7 @@ with the whole log.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from collections.abc import Callable, Sequence
 from typing import Final, TypeVar, cast
@@ -33,6 +34,7 @@ from sofs.storage.walk import Asked
 
 T = TypeVar("T")
 
+SEEN_ROLES_MAX: Final = 4096
 HINT_LAG_MAX: Final = 16  # Claims probed one by one above a hint before the folder is listed.
 
 
@@ -54,6 +56,8 @@ class StoreFences:
         self._blocking = blocking
         self._options = options or LogOptions()
         self._ballast = ballast
+        self._seen: dict[str, int] = {}  # Highest epoch of a role whose claim was read.
+        self._asides: dict[asyncio.Future[list[object]], None] = {}
         self._append = cast(AppendStore, store) if store.kind == "append" else None
         self._blocks: SegmentBlocks | SlotBlocks = (
             SegmentBlocks(self._append, blocking) if self._append else SlotBlocks(store, blocking)
@@ -119,6 +123,9 @@ class StoreFences:
         claim = decode_claim(data, key)
         if claim.role != role or claim.epoch != epoch:
             raise Corrupt(f"{key} holds the claim of {claim.role}/{claim.epoch}")
+        if len(self._seen) >= SEEN_ROLES_MAX:
+            self._seen.clear()
+        self._seen[role] = max(epoch, self._seen.get(role, 0))
         return claim
 
     async def try_claim(self, claim: Claim) -> Claim | None:
@@ -126,14 +133,14 @@ class StoreFences:
         it is not claimed: epochs are contiguous."""
         [winner] = await self._blocking.run("", lambda: self._relieved(lambda: self._try(claim)))
         if winner is None:
-            await self._blocking.run("", lambda: self._put_hint(claim))
+            await self._aside(lambda: self._put_hint(claim))
         return cast("Claim | None", winner)
 
     def _try(self, claim: Claim) -> Claim | None:
         key = claim_key(claim.role, claim.epoch)
-        if claim.epoch < 1 or (
-            claim.epoch > 1 and self._store.get(claim_key(claim.role, claim.epoch - 1)) is None
-        ):
+        below = claim.epoch - 1
+        known = self._seen.get(claim.role, 0) >= below  # Claims are kept: it is there still.
+        if below < 0 or not (known or self._store.get(claim_key(claim.role, below)) is not None):
             raise InvalidParameter(f"{key}: the epoch below is not claimed; claim it first")
         outcome = self._store.put_if_absent(key, encode_claim(claim))
         return decode_claim(outcome.existing, key) if isinstance(outcome, Lost) else None
@@ -212,8 +219,25 @@ class StoreFences:
         await self._blocking.run(
             "", lambda: self._relieved(lambda: self._store.put_if_absent(key, data))
         )
-        with contextlib.suppress(SofsError):  # The evidence is complete; a leftover harms nobody.
-            await self._blocking.run("", lambda: self._store.delete(key))
+        await self._aside(lambda: self._store.delete(key))  # The evidence is complete.
+
+    async def _aside(self, step: Callable[[], None]) -> None:
+        """Do what nobody's answer depends on; a failure is silent. On slots, where it takes a
+        request, nobody waits for it."""
+        if self._append is not None:
+            with contextlib.suppress(SofsError):
+                await self._blocking.run("", step)
+            return
+        task = asyncio.ensure_future(self._blocking.run("", step))
+        self._asides[task] = None
+        task.add_done_callback(self._aside_done)
+
+    def _aside_done(self, task: asyncio.Future[list[object]]) -> None:
+        self._asides.pop(task, None)
+        error = None if task.cancelled() else task.exception()
+        if error is not None and not isinstance(error, SofsError):
+            context = {"message": "a step that nobody waits for failed", "exception": error}
+            task.get_loop().call_exception_handler(context)
 
     def _relieved(self, step: Callable[[], T]) -> T:
         """What fences, starts or seals goes on while the disk is full (see ``ballast``)."""

@@ -31,6 +31,7 @@ from fsspec.implementations.local import LocalFileSystem
 
 from sofs.constants import MIB
 from sofs.errors import InvalidParameter, StoreFailed, StoreUnknown
+from sofs.ports.shared_root import RootPlace
 from sofs.ports.store import Buffer, Lost, Won
 from sofs.storage.oscalls import OsCalls, store_error
 
@@ -372,6 +373,33 @@ class LocalAppendStore:
             return
         except OSError as error:
             raise store_error(error, "delete", key, unknown=error.errno == errno.EIO) from error
+
+    def place(self) -> RootPlace:
+        """Return where this process sees the root's folder."""
+        try:
+            device, inode = self._calls.identity(self._root)
+        except OSError as error:
+            raise store_error(error, "stat", self.url) from error
+        return RootPlace(self.url, self._calls.host(), device, inode)
+
+    def link_object(self, source: str, key: str) -> None:
+        """Give the object ``source`` the further name ``key``. Not durable; StoreFailed when the
+        object is missing or the name is taken."""
+        path = self._path(key)
+        try:
+            self._ensure_folder(os.path.dirname(path))
+            self._calls.link(self._path(source), path)
+        except OSError as error:
+            raise store_error(error, f"link {source} to", key) from error
+
+    def unlink_object(self, key: str) -> None:
+        """Remove a name that ``link_object`` made, if it is there. Not durable."""
+        try:
+            self._calls.unlink(self._path(key))
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            raise store_error(error, "unlink", key) from error
 
     def put_hint(self, key: str, data: bytes) -> None:
         path = self._path(key)

@@ -83,6 +83,19 @@ class OsCalls:
     def links(self, fd: int) -> int:
         return os.fstat(fd).st_nlink
 
+    def identity(self, path: str) -> tuple[int, int]:
+        """Return the device and the inode of a folder."""
+        found = os.stat(path)
+        return found.st_dev, found.st_ino
+
+    def host(self) -> str:
+        """Name this run of this kernel; "" when it is not told."""
+        try:
+            with open("/proc/sys/kernel/random/boot_id") as file:
+                return file.read().strip()
+        except OSError:
+            return ""
+
     def stat_at(self, name: str, folder_fd: int) -> None:
         os.stat(name, dir_fd=folder_fd, follow_symlinks=False)
 

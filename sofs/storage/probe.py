@@ -43,6 +43,7 @@ def attach(
     *,
     cluster: bytes | None = None,
     probe: bool = True,
+    make: bool = True,
     ballast: str = "",
     calls: OsCalls | None = None,
 ) -> Store:
@@ -50,7 +51,9 @@ def attach(
     Blocks.
 
     ``cluster``: uuid that the root must belong to, unless it is fresh. A folder that does not
-    exist is created. ``ballast``: the part whose ballast the probe may use up on a full disk.
+    exist is created, unless ``make`` is false: then it is BackendRefused. ``ballast``: the part
+    whose ballast the probe may use up on a full disk.
+
     Raises BackendRefused (naming what the backend lacks), ReadOnlyBackend, DiskFull, FormatRefused
     (the root belongs to another cluster or format), StoreFailed.
     """
@@ -63,7 +66,10 @@ def attach(
         store = S3SlotStore(url)
     elif not separator or scheme in ("file", "local"):
         local = LocalAppendStore(url, calls=calls)
-        _make_root(local)
+        if make:
+            _make_root(local)
+        elif not Path(local.root).is_dir():
+            raise BackendRefused(f"there is no folder {local.root}; name a cluster's root")
         check_file_system(local.root)  # Also without the probe: it needs no space.
         store = local
     else:

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from sofs.constants import FORMAT_VERSION
+from sofs.core.share_table import VOLUMES_FOLDER, volume_key
 from sofs.errors import CredentialRefused, FormatRefused, InvalidParameter, ObjectNameCollision
 from sofs.ids import ID_BYTES
 from sofs.ports.runtime import Entropy
@@ -23,7 +24,6 @@ from sofs.ports.store import Lost, Store
 
 CLUSTER_KEY: Final = "cluster.json"
 VOLUME_KEY: Final = "volume.json"
-TABLE_FOLDER: Final = "volumes"
 VOLUMES_MAX: Final = 1000  # In one cluster's table.
 CREDENTIAL_BYTES: Final = 32
 _SALT_BYTES: Final = 16
@@ -152,14 +152,10 @@ def _checked(store: Store, root: Root, cluster: bytes, name: str) -> Root:
 # The table of volume roots ----------------------------------------------------------------------
 
 
-def _table_key(name: str) -> str:
-    return f"{TABLE_FOLDER}/{name}.json"
-
-
 def add_volume(store: Store, entry: VolumeEntry) -> None:
     """Enter a volume into the cluster's table; ObjectNameCollision when the name leads
     elsewhere."""
-    if len(store.list(TABLE_FOLDER)) >= VOLUMES_MAX:
+    if len(store.list(VOLUMES_FOLDER)) >= VOLUMES_MAX:
         raise InvalidParameter(f"a cluster holds at most {VOLUMES_MAX} volumes; remove one")
     fields = {
         "format": FORMAT_VERSION,
@@ -168,7 +164,7 @@ def add_volume(store: Store, entry: VolumeEntry) -> None:
         "url": entry.url,
     }
     data = (json.dumps(fields, indent=1) + "\n").encode()
-    if isinstance(store.put_if_absent(_table_key(entry.name), data), Lost):
+    if isinstance(store.put_if_absent(volume_key(entry.name), data), Lost):
         raise ObjectNameCollision(
             f"the volume {entry.name} exists with another root; choose a name"
         )
@@ -177,7 +173,7 @@ def add_volume(store: Store, entry: VolumeEntry) -> None:
 def list_volumes(store: Store) -> list[VolumeEntry]:
     """Return the cluster's table of volume roots, by name."""
     entries: list[VolumeEntry] = []
-    for key in store.list(TABLE_FOLDER):
+    for key in store.list(VOLUMES_FOLDER):
         data = store.get(key)
         if data is not None:
             fields = _fields(data, key)
@@ -189,4 +185,4 @@ def list_volumes(store: Store) -> list[VolumeEntry]:
 
 def remove_volume(store: Store, name: str) -> None:
     """Take a volume out of the table. Its root stays as it is."""
-    store.delete(_table_key(name))
+    store.delete(volume_key(name))

@@ -30,9 +30,11 @@ damaged records (``damaged_ok``) is told of them as gaps.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from collections.abc import Sequence
-from typing import Final
+from functools import partial
+from typing import Final, cast
 
 from sofs.constants import BLOCK_BYTES, RECORD_ALIGN_BYTES
 from sofs.core.record import (
@@ -55,6 +57,7 @@ from sofs.storage.logbase import BaseLog, Batch, LogOptions
 from sofs.storage.names import claim_key, log_folder, number_of, slot_key
 from sofs.storage.walk import Asked, walked
 
+FETCH_AT_ONCE: Final = 8  # Slots of a tail: as many as a process has threads for the store.
 PUT_TRIES_MAX: Final = 4
 PUT_RETRY_MS: Final = 50
 FENCE_TRIES_MAX: Final = (
@@ -193,6 +196,8 @@ class _SlotWalk:
         self.first_sequence = self.next_sequence = after + 1
         self.slot = 0
         self.fenced = False
+        self._listed: list[int] = []  # Slots that were there at the start.
+        self._ahead: dict[int, bytes] = {}  # Contents that were fetched before their turn.
 
     def _key(self, slot: int) -> str:
         return slot_key(self._claim.role, self._claim.epoch, slot)
@@ -206,7 +211,7 @@ class _SlotWalk:
     def start(self) -> None:
         """Find the slot to begin with: the last that starts at or below the first record asked
         for."""
-        slots = self._numbers()
+        slots = self._listed = self._numbers()
         if not slots:
             return
         if slots[0] != 0:
@@ -292,13 +297,36 @@ class _SlotWalk:
             return True
         return False
 
+    def ahead(self) -> list[str]:
+        """Keys of the next slots that were there at the start, to be fetched at the same time."""
+        if self.fenced:
+            return []
+        self._listed = [number for number in self._listed if number >= self.slot]
+        return [self._key(number) for number in self._listed[:FETCH_AT_ONCE]]
+
+    def take_ahead(self, contents: Sequence[bytes | None]) -> None:
+        """Take what ``ahead`` named as far as the slots follow each other without a hole. A slot
+        that is absent is looked at again in its turn: only that look says what it means."""
+        numbers, self._listed = self._listed[: len(contents)], self._listed[len(contents) :]
+        for number, data in zip(numbers, contents, strict=True):
+            if data is None:
+                self._listed = []
+            else:
+                self._ahead[number] = data
+        while not self.fenced and self.slot in self._ahead:
+            self.take(self._ahead.pop(self.slot))
+
+    def _content(self) -> bytes | None:
+        fetched = self._ahead.pop(self.slot, None)
+        return self._store.get(self._key(self.slot)) if fetched is None else fetched
+
     def read_to_free_slot(self, *, records_max: int | None = None) -> None:
         """Read slots from ``slot`` on until one is free or holds a fence."""
         while True:
             if records_max is not None and len(self.records) >= records_max:
                 del self.records[records_max:]
                 return
-            data = None if self.fenced else self._store.get(self._key(self.slot))
+            data = None if self.fenced else self._content()
             if data is not None:
                 self.take(data)
             elif not self._behind_deleted():
@@ -415,10 +443,17 @@ async def seal_slot_log(
     entropy: Entropy,
     asked: Asked,
 ) -> SealedLog:
-    """Walk to the first free slot and fence it; see ``FencedStore.seal``."""
+    """Walk to the first free slot and fence it; see ``FencedStore.seal``. A tail is hundreds of
+    slots when its owner wrote one at a time: those that a listing shows are fetched FETCH_AT_ONCE
+    at a time. A slot that exists never changes, so it does not matter when it was read."""
     walk = _SlotWalk(store, claim, asked)
     token = entropy.token(16)
-    await blocking.run("", walk.start, walk.read_to_free_slot, lambda: walk.put_fence(token))
+    await blocking.run("", walk.start)
+    while keys := walk.ahead():
+        found = await asyncio.gather(*(blocking.run("", partial(store.get, key)) for key in keys))
+        contents = [cast("bytes | None", data) for [data] in found]
+        await blocking.run("", partial(walk.take_ahead, contents))
+    await blocking.run("", lambda: walk.put_fence(token))
     return SealedLog(
         claim,
         walk.first_sequence,

@@ -201,6 +201,24 @@ def test_a_volume_is_created_with_a_share_of_its_name(sofs: Sofs) -> None:
     assert "OBJECT_NAME_INVALID" in sofs("volume", "create", "No/t", status=3)
 
 
+def test_a_volume_is_removed_for_good_unless_it_is_in_use(sofs: Sofs, leader: Leader) -> None:
+    sofs("volume", "create", "archive")
+    said = sofs("volume", "rm", "archive", status=3)
+    assert "OBJECT_IN_USE" in said
+    assert "the shares archive lead to it" in said
+    assert "--force" in said
+    left = json.loads(sofs("volume", "rm", "archive", "--force", "--json"))
+    assert [v["name"] for v in left["volumes"]] == ["share"]
+    assert "OBJECT_NAME_NOT_FOUND" in sofs("volume", "rm", "archive", status=3)
+    leader.stop()
+    leader.start()
+    assert [v["name"] for v in json.loads(sofs("volume", "ls", "--json"))["volumes"]] == ["share"]
+    assert (leader.root / "volume-archive" / "volume.json").exists()
+    sofs("volume", "create", "archive")  # It comes back as it was.
+    assert "archive" in sofs("share", "ls")
+    assert "first volume" in sofs("volume", "rm", "share", "--force", status=3)
+
+
 @pytest.mark.parametrize("noun", ["share", "node", "volume"])
 def test_help_has_examples(noun: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import dataclasses
 import os
+import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,6 +26,9 @@ from sofs.errors import (
     ReadOnlyBackend,
     SofsError,
 )
+from sofs.rpc.transport import GrpcTransport
+from sofs.services.leader.ask import part_state
+from sofs.storage import SystemClock
 from sofs.testing import LocalCluster
 
 CREDENTIAL = "a credential of this test"
@@ -84,6 +89,43 @@ async def test_a_file_is_no_root(tmp_path: Path) -> None:
         with refused(BackendRefused):
             create_roots(str(path), CREDENTIAL, "share")
     assert (tmp_path / "file").read_bytes() == b"x"
+
+
+async def test_a_node_does_not_join_when_the_volumes_folder_was_replaced_under_its_authority(
+    root: str,
+) -> None:
+    """What the authority holds open is in the first folder; whoever comes now sees the second."""
+    fatal: list[BaseException] = []
+    owner = await start_part(config(root, role="coordinator", name="owner"), fatal.append)
+    first = await start_part(config(root, name="first"), fatal.append)
+    parts = [owner, first]
+    try:
+        await until_told(first.address, "authority=connected")
+        folder = Path(root) / "volume-share"
+        folder.rename(folder.with_name("moved"))
+        shutil.copytree(folder.with_name("moved"), folder)
+        parts.append(late := await start_part(config(root, name="late"), fatal.append))
+        told = await until_told(late.address, "refused=BACKEND_REFUSED")
+        assert "authority=away" in told
+        assert any("is another folder than when this process began" in fact for fact in told)
+    finally:
+        for part in reversed(parts):
+            await part.close()
+
+
+async def until_told(address: str, start: str) -> list[str]:
+    """What a part tells of itself, once one of its facts starts so."""
+    clock = SystemClock()
+    transport = GrpcTransport(CREDENTIAL, clock)
+    try:
+        for _ in range(1_000):
+            facts = (await part_state(clock, transport, address)).facts
+            if any(fact.startswith(start) for fact in facts):
+                return facts
+            await asyncio.sleep(0.01)
+    finally:
+        await transport.close()
+    raise AssertionError(f"never {start}: {facts}")
 
 
 async def test_a_role_that_does_not_exist_is_refused(root: str) -> None:

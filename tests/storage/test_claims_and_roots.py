@@ -12,6 +12,7 @@ import fsspec
 import pytest
 from fsspec.implementations.local import LocalFileSystem
 from storage_harness import ROOT, ModelDisk, ModelOs, SeededEntropy, a_claim, process, run
+from unsafe_views import overlay
 
 from sofs.errors import (
     BackendRefused,
@@ -277,6 +278,17 @@ def test_only_file_systems_of_the_list_are_append_capable(
     else:
         with pytest.raises(BackendRefused, match=kind):
             check_file_system(path, str(mounts))
+
+
+def test_an_overlay_over_a_good_folder_is_refused_at_attach(tmp_path: Path) -> None:
+    """Two overlays of one folder both win a claim (``test_node_pair``)."""
+    (tmp_path / "lower").mkdir()
+    attach(str(tmp_path / "lower"))
+    with (
+        overlay(tmp_path / "lower", "one") as merged,
+        pytest.raises(BackendRefused, match=r"is on overlay.*use one of btrfs, ext4"),
+    ):
+        attach(str(merged / "root"))
 
 
 # The probe refuses

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Iterator
 
 import fsspec
@@ -12,7 +13,14 @@ from sofs.core.record import RecordKind
 from sofs.errors import Corrupt, Fenced, OutcomeUnknown, StoreFailed, StoreUnknown
 from sofs.ports.log import SealedLog
 from sofs.ports.store import Lost, Won
-from sofs.storage import LogOptions, MemorySlotStore, StoreFences, open_fenced, slotlog
+from sofs.storage import (
+    LogOptions,
+    MemorySlotStore,
+    StoreFences,
+    ThreadBlocking,
+    open_fenced,
+    slotlog,
+)
 from sofs.storage.walk import Asked
 
 LOG = "logs/volume/00000000000000000001"
@@ -432,3 +440,109 @@ def test_a_create_whose_winner_cannot_be_read_is_unknown_not_refused() -> None:
 
     with pytest.raises(StoreUnknown, match="claims/volume/1 exists and cannot be read"):
         Unreadable(URL).put_if_absent("claims/volume/1", b"own")
+
+
+class Watching(ThreadBlocking):
+    """Counts how many calls of the pool are under way."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = self.most = 0
+
+    async def run(
+        self, lane: str, *steps: Callable[[], object], brief: bool = False
+    ) -> list[object]:
+        self.now += 1
+        self.most = max(self.most, self.now)
+        try:
+            return await super().run(lane, *steps, brief=brief)
+        finally:
+            self.now -= 1
+
+
+class Counting(MemorySlotStore):
+    """Counts requests by kind; ``missing``: slots that are listed and were deleted since."""
+
+    def __init__(self) -> None:
+        super().__init__(URL)
+        self.asked: list[tuple[str, str]] = []
+        self.missing: set[str] = set()
+
+    def get(self, key: str) -> bytes | None:
+        self.asked.append(("get", key))
+        return None if key in self.missing else super().get(key)
+
+    def list(self, prefix: str) -> list[str]:
+        self.asked.append(("list", prefix))
+        return super().list(prefix)
+
+    def delete(self, key: str) -> None:
+        self.asked.append(("delete", key))
+        super().delete(key)
+
+
+async def asides(fenced: StoreFences) -> None:
+    """Wait for what nobody waits for."""
+    if fenced._asides:
+        await asyncio.wait(list(fenced._asides))
+
+
+async def tail(slots: int) -> None:
+    """A log of so many slots, one record each."""
+    log = await owner(fences())
+    for index in range(slots):
+        await log.durable(log.append(RecordKind.ENTRY, [b"%03d" % index]).sequence)
+    await log.close()
+
+
+def test_a_long_tail_is_fetched_several_slots_at_a_time_and_each_once() -> None:
+    async def main() -> None:
+        await tail(50)
+        store, blocking = Counting(), Watching()
+        other = open_fenced(store, VirtualClock(), SeededEntropy(2), blocking)
+        assert await other.try_claim(a_claim(2)) is None
+        await asides(other)
+        store.asked.clear()
+        sealed = await other.seal(a_claim(1))
+        assert [bytes(r.payload) for r in sealed.records] == [b"%03d" % n for n in range(50)]
+        assert blocking.most == slotlog.FETCH_AT_ONCE
+        slots = [key for kind, key in store.asked if kind == "get" and key.startswith(LOG)]
+        assert len(slots) == len(set(slots)) == 51  # The last one is the free one.
+        blocking.close()
+
+    run(main())
+
+
+def test_a_slot_that_is_missing_among_those_fetched_ahead_is_looked_at_in_its_turn() -> None:
+    async def main() -> None:
+        await tail(12)
+        store = Counting()
+        store.missing = {f"{LOG}/{5:020d}"}
+        other = open_fenced(store, VirtualClock(), SeededEntropy(2), InlineBlocking())
+        assert await other.try_claim(a_claim(2)) is None
+        with pytest.raises(Corrupt, match=f"{5:020d} is missing"):
+            await other.seal(a_claim(1))
+        sealed = await other.seal(a_claim(1), damaged_ok=True)
+        assert [(gap.first, gap.last) for gap in sealed.gaps] == [(6, 6)]
+        assert sealed.last_sequence == 12
+
+    run(main())
+
+
+def test_what_nobody_waits_for_is_done_all_the_same() -> None:
+    """The probe's object goes and the hint comes, behind the answer."""
+
+    async def main() -> None:
+        store = Counting()
+        fenced = open_fenced(store, VirtualClock(), SeededEntropy(), InlineBlocking())
+        await fenced.probe_latency()
+        assert await fenced.try_claim(a_claim(1)) is None
+        await asides(fenced)
+        assert store.list("probes") == []
+        assert store.get("claims/volume.hint") == b"1\n"
+        assert await fenced.highest_claim("volume") == a_claim(1)
+        store.asked.clear()
+        assert await fenced.try_claim(a_claim(2)) is None
+        assert store.asked == []  # The claim below was read before, and claims are kept.
+
+    run(main())

@@ -182,6 +182,16 @@ class AddVolume(_message.Message):
     name: str
     def __init__(self, token: _Optional[bytes] = ..., name: _Optional[str] = ...) -> None: ...
 
+class RemoveVolume(_message.Message):
+    __slots__ = ("token", "name", "force")
+    TOKEN_FIELD_NUMBER: _ClassVar[int]
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    FORCE_FIELD_NUMBER: _ClassVar[int]
+    token: bytes
+    name: str
+    force: bool
+    def __init__(self, token: _Optional[bytes] = ..., name: _Optional[str] = ..., force: _Optional[bool] = ...) -> None: ...
+
 class VolumeList(_message.Message):
     __slots__ = ("volumes",)
     VOLUMES_FIELD_NUMBER: _ClassVar[int]

@@ -255,3 +255,41 @@ class HelloReply(_message.Message):
     read_bytes_max: int
     addresses: _containers.RepeatedScalarFieldContainer[str]
     def __init__(self, protocol_version: _Optional[int] = ..., incarnation: _Optional[bytes] = ..., node: _Optional[str] = ..., volume: _Optional[bytes] = ..., write_bytes_max: _Optional[int] = ..., read_bytes_max: _Optional[int] = ..., addresses: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class Meet(_message.Message):
+    __slots__ = ("volume", "token", "root", "host", "device", "inode")
+    VOLUME_FIELD_NUMBER: _ClassVar[int]
+    TOKEN_FIELD_NUMBER: _ClassVar[int]
+    ROOT_FIELD_NUMBER: _ClassVar[int]
+    HOST_FIELD_NUMBER: _ClassVar[int]
+    DEVICE_FIELD_NUMBER: _ClassVar[int]
+    INODE_FIELD_NUMBER: _ClassVar[int]
+    volume: bytes
+    token: bytes
+    root: str
+    host: str
+    device: int
+    inode: int
+    def __init__(self, volume: _Optional[bytes] = ..., token: _Optional[bytes] = ..., root: _Optional[str] = ..., host: _Optional[str] = ..., device: _Optional[int] = ..., inode: _Optional[int] = ...) -> None: ...
+
+class Met(_message.Message):
+    __slots__ = ("volume", "absent", "root", "host", "device", "inode")
+    VOLUME_FIELD_NUMBER: _ClassVar[int]
+    ABSENT_FIELD_NUMBER: _ClassVar[int]
+    ROOT_FIELD_NUMBER: _ClassVar[int]
+    HOST_FIELD_NUMBER: _ClassVar[int]
+    DEVICE_FIELD_NUMBER: _ClassVar[int]
+    INODE_FIELD_NUMBER: _ClassVar[int]
+    volume: bytes
+    absent: bool
+    root: str
+    host: str
+    device: int
+    inode: int
+    def __init__(self, volume: _Optional[bytes] = ..., absent: _Optional[bool] = ..., root: _Optional[str] = ..., host: _Optional[str] = ..., device: _Optional[int] = ..., inode: _Optional[int] = ...) -> None: ...
+
+class MeetEnd(_message.Message):
+    __slots__ = ("token",)
+    TOKEN_FIELD_NUMBER: _ClassVar[int]
+    token: bytes
+    def __init__(self, token: _Optional[bytes] = ...) -> None: ...

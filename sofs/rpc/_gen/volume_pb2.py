@@ -25,41 +25,41 @@ _sym_db = _symbol_database.Default()
 from . import common_pb2 as sofs_dot_v1_dot_common__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x14sofs/v1/volume.proto\x12\x07sofs.v1\x1a\x14sofs/v1/common.proto\"y\n\x0cRegisterNode\x12\x0c\n\x04node\x18\x01 \x01(\t\x12\x13\n\x0bincarnation\x18\x02 \x01(\x0c\x12\x10\n\x08\x65ndpoint\x18\x03 \x01(\t\x12\r\n\x05nonce\x18\x04 \x01(\x0c\x12%\n\x07handles\x18\x05 \x03(\x0b\x32\x14.sofs.v1.BoundHandle\"\x97\x01\n\x11RegisterNodeReply\x12\x0e\n\x06log_id\x18\x01 \x01(\x04\x12\r\n\x05\x65poch\x18\x02 \x01(\x04\x12\x13\n\x0bincarnation\x18\x03 \x01(\x0c\x12\x18\n\x10\x61pplied_sequence\x18\x04 \x01(\x04\x12\x14\n\x0clost_handles\x18\x05 \x03(\x04\x12\x1e\n\x06tokens\x18\x06 \x03(\x0b\x32\x0e.sofs.v1.Grant\")\n\x0c\x41\x63quireToken\x12\x0b\n\x03ino\x18\x01 \x01(\x04\x12\x0c\n\x04mode\x18\x02 \x01(\x04\"+\n\nTokenReply\x12\x1d\n\x05grant\x18\x01 \x01(\x0b\x32\x0e.sofs.v1.Grant\"R\n\x0c\x46\x65tchExtents\x12\x0b\n\x03ino\x18\x01 \x01(\x04\x12\x12\n\ngeneration\x18\x02 \x01(\x04\x12\x12\n\nfirst_page\x18\x03 \x01(\x04\x12\r\n\x05pages\x18\x04 \x01(\x04\"?\n\x0c\x45xtentsReply\x12\x0f\n\x07\x65xtents\x18\x01 \x01(\x0c\x12\x1e\n\x04logs\x18\x02 \x03(\x0b\x32\x10.sofs.v1.LogInfo\"0\n\rCommitRecords\x12\x1f\n\x06\x63ommit\x18\x01 \x01(\x0b\x32\x0f.sofs.v1.Commit\"5\n\x0c\x44isconnected\x12%\n\x07handles\x18\x01 \x03(\x0b\x32\x14.sofs.v1.BoundHandle\")\n\x06Recall\x12\x0b\n\x03ino\x18\x01 \x01(\x04\x12\x12\n\ngeneration\x18\x02 \x01(\x04\"=\n\x06\x44\x65tach\x12%\n\x07handles\x18\x01 \x03(\x0b\x32\x14.sofs.v1.BoundHandle\x12\x0c\n\x04\x63ode\x18\x02 \x01(\t\".\n\x0b\x43ommitReply\x12\x1f\n\x06\x63ommit\x18\x01 \x01(\x0b\x32\x0f.sofs.v1.Commit\"O\n\nLockUpdate\x12\x0b\n\x03ino\x18\x01 \x01(\x04\x12\x12\n\ngeneration\x18\x02 \x01(\x04\x12 \n\x05locks\x18\x03 \x03(\x0b\x32\x11.sofs.v1.HeldLock\",\n\tQuerySize\x12\x0b\n\x03ino\x18\x01 \x01(\x04\x12\x12\n\ngeneration\x18\x02 \x01(\x04\"6\n\rReportCorrupt\x12%\n\x06places\x18\x01 \x03(\x0b\x32\x15.sofs.v1.CorruptPlace\".\n\tSizeReply\x12\x0c\n\x04size\x18\x01 \x01(\x04\x12\x13\n\x0bmodified_ns\x18\x02 \x01(\x12\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x14sofs/v1/volume.proto\x12\x07sofs.v1\x1a\x14sofs/v1/common.proto\"\x86\x01\n\x0cRegisterNode\x12\x0c\n\x04node\x18\x01 \x01(\t\x12\x13\n\x0bincarnation\x18\x02 \x01(\x0c\x12\x10\n\x08\x65ndpoint\x18\x03 \x01(\t\x12\r\n\x05nonce\x18\x04 \x01(\x0c\x12%\n\x07handles\x18\x05 \x03(\x0b\x32\x14.sofs.v1.BoundHandle\x12\x0b\n\x03met\x18\x06 \x01(\x0c\"\x97\x01\n\x11RegisterNodeReply\x12\x0e\n\x06log_id\x18\x01 \x01(\x04\x12\r\n\x05\x65poch\x18\x02 \x01(\x04\x12\x13\n\x0bincarnation\x18\x03 \x01(\x0c\x12\x18\n\x10\x61pplied_sequence\x18\x04 \x01(\x04\x12\x14\n\x0clost_handles\x18\x05 \x03(\x04\x12\x1e\n\x06tokens\x18\x06 \x03(\x0b\x32\x0e.sofs.v1.Grant\")\n\x0c\x41\x63quireToken\x12\x0b\n\x03ino\x18\x01 \x01(\x04\x12\x0c\n\x04mode\x18\x02 \x01(\x04\"+\n\nTokenReply\x12\x1d\n\x05grant\x18\x01 \x01(\x0b\x32\x0e.sofs.v1.Grant\"R\n\x0c\x46\x65tchExtents\x12\x0b\n\x03ino\x18\x01 \x01(\x04\x12\x12\n\ngeneration\x18\x02 \x01(\x04\x12\x12\n\nfirst_page\x18\x03 \x01(\x04\x12\r\n\x05pages\x18\x04 \x01(\x04\"?\n\x0c\x45xtentsReply\x12\x0f\n\x07\x65xtents\x18\x01 \x01(\x0c\x12\x1e\n\x04logs\x18\x02 \x03(\x0b\x32\x10.sofs.v1.LogInfo\"0\n\rCommitRecords\x12\x1f\n\x06\x63ommit\x18\x01 \x01(\x0b\x32\x0f.sofs.v1.Commit\"5\n\x0c\x44isconnected\x12%\n\x07handles\x18\x01 \x03(\x0b\x32\x14.sofs.v1.BoundHandle\")\n\x06Recall\x12\x0b\n\x03ino\x18\x01 \x01(\x04\x12\x12\n\ngeneration\x18\x02 \x01(\x04\"=\n\x06\x44\x65tach\x12%\n\x07handles\x18\x01 \x03(\x0b\x32\x14.sofs.v1.BoundHandle\x12\x0c\n\x04\x63ode\x18\x02 \x01(\t\".\n\x0b\x43ommitReply\x12\x1f\n\x06\x63ommit\x18\x01 \x01(\x0b\x32\x0f.sofs.v1.Commit\"O\n\nLockUpdate\x12\x0b\n\x03ino\x18\x01 \x01(\x04\x12\x12\n\ngeneration\x18\x02 \x01(\x04\x12 \n\x05locks\x18\x03 \x03(\x0b\x32\x11.sofs.v1.HeldLock\",\n\tQuerySize\x12\x0b\n\x03ino\x18\x01 \x01(\x04\x12\x12\n\ngeneration\x18\x02 \x01(\x04\"6\n\rReportCorrupt\x12%\n\x06places\x18\x01 \x03(\x0b\x32\x15.sofs.v1.CorruptPlace\".\n\tSizeReply\x12\x0c\n\x04size\x18\x01 \x01(\x04\x12\x13\n\x0bmodified_ns\x18\x02 \x01(\x12\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'sofs.v1.volume_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_REGISTERNODE']._serialized_start=55
-  _globals['_REGISTERNODE']._serialized_end=176
-  _globals['_REGISTERNODEREPLY']._serialized_start=179
-  _globals['_REGISTERNODEREPLY']._serialized_end=330
-  _globals['_ACQUIRETOKEN']._serialized_start=332
-  _globals['_ACQUIRETOKEN']._serialized_end=373
-  _globals['_TOKENREPLY']._serialized_start=375
-  _globals['_TOKENREPLY']._serialized_end=418
-  _globals['_FETCHEXTENTS']._serialized_start=420
-  _globals['_FETCHEXTENTS']._serialized_end=502
-  _globals['_EXTENTSREPLY']._serialized_start=504
-  _globals['_EXTENTSREPLY']._serialized_end=567
-  _globals['_COMMITRECORDS']._serialized_start=569
-  _globals['_COMMITRECORDS']._serialized_end=617
-  _globals['_DISCONNECTED']._serialized_start=619
-  _globals['_DISCONNECTED']._serialized_end=672
-  _globals['_RECALL']._serialized_start=674
-  _globals['_RECALL']._serialized_end=715
-  _globals['_DETACH']._serialized_start=717
-  _globals['_DETACH']._serialized_end=778
-  _globals['_COMMITREPLY']._serialized_start=780
-  _globals['_COMMITREPLY']._serialized_end=826
-  _globals['_LOCKUPDATE']._serialized_start=828
-  _globals['_LOCKUPDATE']._serialized_end=907
-  _globals['_QUERYSIZE']._serialized_start=909
-  _globals['_QUERYSIZE']._serialized_end=953
-  _globals['_REPORTCORRUPT']._serialized_start=955
-  _globals['_REPORTCORRUPT']._serialized_end=1009
-  _globals['_SIZEREPLY']._serialized_start=1011
-  _globals['_SIZEREPLY']._serialized_end=1057
+  _globals['_REGISTERNODE']._serialized_start=56
+  _globals['_REGISTERNODE']._serialized_end=190
+  _globals['_REGISTERNODEREPLY']._serialized_start=193
+  _globals['_REGISTERNODEREPLY']._serialized_end=344
+  _globals['_ACQUIRETOKEN']._serialized_start=346
+  _globals['_ACQUIRETOKEN']._serialized_end=387
+  _globals['_TOKENREPLY']._serialized_start=389
+  _globals['_TOKENREPLY']._serialized_end=432
+  _globals['_FETCHEXTENTS']._serialized_start=434
+  _globals['_FETCHEXTENTS']._serialized_end=516
+  _globals['_EXTENTSREPLY']._serialized_start=518
+  _globals['_EXTENTSREPLY']._serialized_end=581
+  _globals['_COMMITRECORDS']._serialized_start=583
+  _globals['_COMMITRECORDS']._serialized_end=631
+  _globals['_DISCONNECTED']._serialized_start=633
+  _globals['_DISCONNECTED']._serialized_end=686
+  _globals['_RECALL']._serialized_start=688
+  _globals['_RECALL']._serialized_end=729
+  _globals['_DETACH']._serialized_start=731
+  _globals['_DETACH']._serialized_end=792
+  _globals['_COMMITREPLY']._serialized_start=794
+  _globals['_COMMITREPLY']._serialized_end=840
+  _globals['_LOCKUPDATE']._serialized_start=842
+  _globals['_LOCKUPDATE']._serialized_end=921
+  _globals['_QUERYSIZE']._serialized_start=923
+  _globals['_QUERYSIZE']._serialized_end=967
+  _globals['_REPORTCORRUPT']._serialized_start=969
+  _globals['_REPORTCORRUPT']._serialized_end=1023
+  _globals['_SIZEREPLY']._serialized_start=1025
+  _globals['_SIZEREPLY']._serialized_end=1071
 # @@protoc_insertion_point(module_scope)

@@ -9,18 +9,20 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class RegisterNode(_message.Message):
-    __slots__ = ("node", "incarnation", "endpoint", "nonce", "handles")
+    __slots__ = ("node", "incarnation", "endpoint", "nonce", "handles", "met")
     NODE_FIELD_NUMBER: _ClassVar[int]
     INCARNATION_FIELD_NUMBER: _ClassVar[int]
     ENDPOINT_FIELD_NUMBER: _ClassVar[int]
     NONCE_FIELD_NUMBER: _ClassVar[int]
     HANDLES_FIELD_NUMBER: _ClassVar[int]
+    MET_FIELD_NUMBER: _ClassVar[int]
     node: str
     incarnation: bytes
     endpoint: str
     nonce: bytes
     handles: _containers.RepeatedCompositeFieldContainer[_common_pb2.BoundHandle]
-    def __init__(self, node: _Optional[str] = ..., incarnation: _Optional[bytes] = ..., endpoint: _Optional[str] = ..., nonce: _Optional[bytes] = ..., handles: _Optional[_Iterable[_Union[_common_pb2.BoundHandle, _Mapping]]] = ...) -> None: ...
+    met: bytes
+    def __init__(self, node: _Optional[str] = ..., incarnation: _Optional[bytes] = ..., endpoint: _Optional[str] = ..., nonce: _Optional[bytes] = ..., handles: _Optional[_Iterable[_Union[_common_pb2.BoundHandle, _Mapping]]] = ..., met: _Optional[bytes] = ...) -> None: ...
 
 class RegisterNodeReply(_message.Message):
     __slots__ = ("log_id", "epoch", "incarnation", "applied_sequence", "lost_handles", "tokens")

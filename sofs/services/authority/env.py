@@ -22,6 +22,7 @@ from sofs.ports.runtime import Clock, Entropy
 from sofs.ports.state import StateDatabase
 from sofs.ports.stream import Transport
 from sofs.ports.trace import NO_RECORDER, Recorder
+from sofs.services.pair import PairProbe
 
 VOLUME_ROLE: Final = "volume"
 COORDINATOR: Final = "coordinator"
@@ -65,6 +66,8 @@ class AuthorityEnv:
     new_database: Callable[[], StateDatabase]
     endpoint: str = ""
     recorder: Recorder = NO_RECORDER
+    pair: PairProbe | None = None  # On an append backend.
+    peers: Callable[[], list[str]] = list  # Where other parts of the volume may answer.
     suspicion: Suspicion = field(init=False)
 
     def __post_init__(self) -> None:

@@ -39,7 +39,14 @@ from sofs.core.messages import (
     LogEntry,
     ReportCorrupt,
 )
-from sofs.errors import Corrupt, ProtocolError, SofsError, Unavailable, WrongIncarnation
+from sofs.errors import (
+    BackendRefused,
+    Corrupt,
+    ProtocolError,
+    SofsError,
+    Unavailable,
+    WrongIncarnation,
+)
 from sofs.ids import Position
 from sofs.ports.log import Claim
 from sofs.ports.recovery import Known
@@ -109,6 +116,7 @@ class Follower:
         self.was_in_step = False
         self._tasks = Tasks("follower", self._crash)
         self._crashed: BaseException | None = None
+        self.refused: BackendRefused | None = None  # By the two-party probe.
         self._unreadable = ""  # What could not be read at the last try to catch up.
 
     def _crash(self, error: BaseException) -> None:
@@ -132,6 +140,8 @@ class Follower:
                 verdict = await self._connect()
                 if verdict is None:
                     verdict = await self._follow()
+                if self.refused is not None:
+                    raise self.refused
                 if verdict is not None:
                     return verdict
                 if self._crashed is not None:
@@ -213,6 +223,7 @@ class Follower:
 
     async def _work(self, channel: Channel) -> Verdict | None:
         try:
+            await self._probe(channel)
             await self._start_following(channel)
             self.in_step = True
             asking = self._tasks.spawn(self._ask_back(channel), "hand-back")
@@ -229,6 +240,17 @@ class Follower:
             return None
         except SofsError:
             return None
+
+    async def _probe(self, channel: Channel) -> None:
+        """The two-party probe with the owner, once a process; who is refused never follows, and so
+        never takes over."""
+        if self._env.pair is not None:
+            claim = (VOLUME_ROLE, int(self._owner.epoch))
+            try:
+                await self._env.pair.join(channel, self._owner.part or "the authority", claim)
+            except BackendRefused as error:
+                self.refused = error
+                raise
 
     async def _start_following(self, channel: Channel) -> None:
         """Agree on a position; catch up from the store as often as the owner says that it must

@@ -65,6 +65,10 @@ class Handles(Tokens):
 
     # Nodes ------------------------------------------------------------------------------------
 
+    def handles_total(self) -> int:
+        """How many handles are kept, of clients that are away too."""
+        return int(self._one("SELECT count(*) FROM handle")[0])
+
     def register_node(self, body: RegisterNode) -> RegisterNodeReply:
         """Make a node incarnation known, or take its report of connected handles at a new
         authority. Handles it omits are disconnected from now on. ``epoch`` and ``incarnation`` of

@@ -8,10 +8,11 @@ the life ends and the next one begins.
 
 Who claims, and when. Whoever was in step when the owner went claims at once. A part that comes cold
 (restarted by Ray, or the whole cluster starts) first gives others two or three limits, the
-coordinator before the resume-key; after each wait it looks at the claims again. Two that claim at
-the same moment do no harm: one wins the epoch, the other follows it and gives it a fresh limit.
-Nothing here needs to be right about who is alive: a claim against a living owner costs a failover
-and never correctness (R3).
+coordinator before the resume-key; after each wait it looks at the claims again, and before it
+claims it looks for somebody to probe the root with (``pair``). Two that claim at the same moment do
+no harm: one wins the epoch, the other follows it and gives it a fresh limit. Nothing here needs to
+be right about who is alive: a claim against a living owner costs a failover and never correctness
+(R3).
 
 The coordinator is the volume's home: when the resume-key is the acting owner, the coordinator
 follows, and asks for the volume back once it is in step and the gate is ONLINE.
@@ -25,9 +26,18 @@ from collections.abc import Callable
 from typing import Final
 
 from sofs.core.entries import Lineage, holds
-from sofs.core.messages import HelloReply, ListCorrupt, PartState, PartStateReply
+from sofs.core.messages import (
+    HelloReply,
+    ListCorrupt,
+    Meet,
+    MeetEnd,
+    Message,
+    PartState,
+    PartStateReply,
+)
 from sofs.core.trace import NO_CONTEXT, SpanKind, SpanStatus
 from sofs.errors import (
+    BackendRefused,
     Corrupt,
     DiskFull,
     FileNotAvailable,
@@ -48,6 +58,7 @@ from sofs.services.authority.env import (
 from sofs.services.authority.follower import Follower, FollowerState, Verdict
 from sofs.services.authority.service_active import ActiveAuthority
 from sofs.services.channel import Channel, check_hello, within
+from sofs.services.pair import PairProbe
 from sofs.services.tasks import Tasks
 
 log = logging.getLogger("sofs.authority")
@@ -154,10 +165,20 @@ class AuthorityPart:
             channel.reply(envelope.call, reply)
         elif isinstance(envelope.body, PartState):
             channel.reply(envelope.call, self.describe())
+        elif isinstance(envelope.body, Meet | MeetEnd) and self._env.pair is not None:
+            channel.serve(envelope.call, self._answer_probe(self._env.pair, envelope.body))
         elif isinstance(envelope.body, ListCorrupt) and self._active is not None:
             channel.serve(envelope.call, self._active.reports.listed())
         else:
             raise FileNotAvailable("this service only tells how the part is")
+
+    async def _answer_probe(self, pair: PairProbe, body: Meet | MeetEnd) -> Message:
+        """Answer the two-party probe, whether we own the volume or not."""
+        if isinstance(body, MeetEnd):
+            return await pair.meet_end(body.token)
+        owner = await self._env.fenced.highest_claim(VOLUME_ROLE)
+        claim = (VOLUME_ROLE, 0 if owner is None else int(owner.epoch))
+        return await pair.meet(body, claim, owner=self._active is not None)
 
     def describe(self) -> PartStateReply:
         """State of the part, for people and tests."""
@@ -171,6 +192,8 @@ class AuthorityPart:
             facts.append(f"corrupt={self._problem}")
         if self._waits:
             facts.append(f"waits={self._waits}")
+        if self._env.pair is not None and self._env.pair.refusal:
+            facts.append(f"refused={self._env.pair.refusal}")
         if self._follower is not None:
             facts.append(f"in_step={self._follower.in_step}")
             facts.append(f"position={self._follower.state.position}")
@@ -188,6 +211,9 @@ class AuthorityPart:
             except (Corrupt, FormatRefused) as error:
                 log.error("$corrupt: the volume cannot be recovered: %s", error)
                 self._problem = str(error)
+                backoff = LIFE_BACKOFF_MS_MAX
+            except BackendRefused as error:
+                log.error("%s is refused: %s", self._env.settings.part, error)
                 backoff = LIFE_BACKOFF_MS_MAX
             except SofsError as error:
                 log.warning("life of %s ended: %s", self._env.settings.part, error)
@@ -249,6 +275,7 @@ class AuthorityPart:
                 if now - cold_since[1] < self._cold_wait_ms(owner):
                     await env.clock.sleep_ms(LOOK_AGAIN_MS)
                     continue
+            await self._probe_before_claim(owner)
             claim = await self._try_claim(epoch, silent=verdict is Verdict.SILENT)
             if claim is not None:
                 return claim
@@ -258,6 +285,19 @@ class AuthorityPart:
         if owner is None and self._env.settings.part == COORDINATOR:
             return 0
         return self.cold_wait_ms
+
+    async def _probe_before_claim(self, owner: Claim | None) -> None:
+        """Who never met another part of the volume looks for one before it claims: a part that
+        followed has, so a take-over does not pay for this."""
+        env = self._env
+        if env.pair is None or env.pair.passed:
+            return
+        asked = [address for address in env.peers() if address != env.endpoint]
+        if owner is not None and owner.endpoint != env.endpoint:
+            asked.insert(0, owner.endpoint)
+        await env.pair.find_peer(
+            env.transport, self._incarnation, asked, owner, env.settings.silence_ms, self._crash
+        )
 
     async def _try_claim(self, epoch: int, *, silent: bool) -> Claim | None:
         """Claim the epoch after ``epoch`` unless somebody did; None: look at the claims again."""

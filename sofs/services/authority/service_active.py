@@ -59,6 +59,7 @@ from sofs.services.authority.space import SpaceReclaimer
 from sofs.services.authority.state import AuthorityState
 from sofs.services.authority.turns import Turns
 from sofs.services.channel import Channel, check_hello
+from sofs.services.pair import PairProbe
 from sofs.services.tasks import Tasks
 
 log = logging.getLogger("sofs.authority")
@@ -231,6 +232,8 @@ class ActiveAuthority:
             channel.serve(envelope.call, _result(work))
         elif isinstance(body, m.PartState):
             channel.reply(envelope.call, self.describe())
+        elif isinstance(body, m.Meet | m.MeetEnd) and self.env.pair is not None:
+            channel.serve(envelope.call, self._probed(self.env.pair, body))
         else:
             self._on_node_message(channel, envelope)
 
@@ -429,10 +432,17 @@ class ActiveAuthority:
     # Nodes
     # -----------------------------------------------------------------------------------------
 
+    async def _probed(self, pair: PairProbe, body: m.Meet | m.MeetEnd) -> m.Message:
+        if isinstance(body, m.MeetEnd):
+            return await pair.meet_end(body.token)
+        return await pair.meet(body, (self.claim.role, int(self.claim.epoch)), owner=True)
+
     async def _register(self, channel: Channel, body: m.RegisterNode) -> m.Message:
         assert isinstance(channel.remote, m.Hello)
         if body.incarnation != channel.remote.sender:
             raise ProtocolError("a node registers itself and nobody else")
+        if body.met and self.env.pair is not None:
+            await self.env.pair.meet_end(body.met)
         seal = await self.env.fenced.read_claim(f"node-{body.incarnation.hex()}", 2)
         if seal is not None:
             await self.nodes.seal(body.incarnation)
@@ -746,6 +756,7 @@ class ActiveAuthority:
             f"transactions={self.group.transactions}",
             f"groups={self.group.groups}",
             f"seals={self.nodes.seals_done}",
+            f"open_handles={self.state.handles_total()}",
             f"segments_deleted={self.space.segments_deleted}",
             *self.reports.facts(),
         ]

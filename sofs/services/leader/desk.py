@@ -22,18 +22,19 @@ from sofs.core.messages import (
     ChangeShare,
     MachineInfo,
     MachineList,
+    RemoveVolume,
     ShareInfo,
     ShareList,
     VolumeInfo,
     VolumeList,
 )
-from sofs.core.share_table import ShareEntry, ShareTable
-from sofs.errors import InvalidParameter, SofsError, Unavailable
+from sofs.core.share_table import ShareEntry, ShareTable, volume_key
+from sofs.errors import InvalidParameter, ObjectInUse, SofsError, Unavailable
 from sofs.ports.log import FencedStore
 from sofs.ports.runtime import Clock
 from sofs.ports.stream import Transport
 from sofs.services.authority.group_log import GroupLog
-from sofs.services.leader.ask import look_at_shares
+from sofs.services.leader.ask import look_at_shares, part_state
 from sofs.services.leader.plan import COORDINATOR, NODE, RESUME_KEY, WITNESS, part_name, role_of
 from sofs.services.shares import publish
 
@@ -47,6 +48,7 @@ CREATE: Final = 1
 CHANGE: Final = 2
 REMOVE: Final = 3
 TELL_MS_MAX: Final = 1_000
+OPEN_FACT: Final = "open_handles="  # In what a volume's owner says of itself.
 TOKEN_BYTES: Final = 16
 MACHINE_NAME_CHARS_MAX: Final = 255
 
@@ -193,6 +195,62 @@ class Desk:
             if not self.published:
                 await self._publish()
         return await self.volumes()
+
+    async def remove_volume(self, body: RemoveVolume) -> VolumeList:
+        """Serve a volume no more. Raises ObjectNameNotFound, InvalidParameter (the first volume),
+        ObjectInUse (what stands against it).
+
+        Its entry in the root's table goes first: from then on no life of a leader takes it in
+        again, whatever that life read before. Should this one end before its own record is durable,
+        the volume is served until the request comes again; a part of it that starts meanwhile is
+        refused. Then the shares are published without it, and nodes that were away find that
+        table, and no part of the volume, when they come back."""
+        async with self._turn:
+            if not self._state().done(body.token):
+                self._state().check_removable(body.name)
+                if not body.force:
+                    await self._check_unused(body.name)
+                await self._reign.check()
+                await self._fenced.delete_object(volume_key(body.name))
+            if await self._once(body.token, lambda: self._state().remove_volume(body.name)):
+                self.published = False
+            if not self.published:
+                await self._publish()
+            await self._reign.check()
+            await self._tell()
+        return await self.volumes()
+
+    async def _check_unused(self, name: str) -> None:
+        shares = [share.name for share in self._state().shares() if share.volume == name]
+        against = [f"the shares {', '.join(shares)} lead to it"] if shares else []
+        handles = await self._open_handles(name)
+        if handles is None:
+            against.append("its authority does not say whether files are open")
+        elif handles:
+            against.append(f"{handles} files on it are open")
+        if against:
+            raise ObjectInUse(
+                f"the volume {name!r} is in use: {'; '.join(against)}. `sofs share rm` removes a "
+                "share; `sofs volume rm --force` removes the shares, and what is open is lost to "
+                "those who have it open"
+            )
+
+    async def _open_handles(self, volume: str) -> int | None:
+        """How many files of a volume are open, as its owner says; None when nobody says it."""
+        names = self._state().volumes()
+        for role in (COORDINATOR, RESUME_KEY):
+            facts = await self._reign.describe(part_name(role, volume, names))
+            if not facts.address:
+                continue
+            try:
+                found = await part_state(self._clock, self._transport, facts.address)
+            except SofsError as error:
+                log.info("%s of %s does not answer: %s", role, volume, error)
+                continue
+            for fact in found.facts:
+                if fact.startswith(OPEN_FACT):
+                    return int(fact.removeprefix(OPEN_FACT))
+        return None
 
     async def volumes(self) -> VolumeList:
         """All volumes, the machines of their parts, and their shares."""

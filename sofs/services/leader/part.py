@@ -30,6 +30,7 @@ from sofs.core.messages import (
     PartState,
     PartStateReply,
     PartStatus,
+    RemoveVolume,
 )
 from sofs.errors import Corrupt, FormatRefused, NotSupported, SofsError, Unavailable
 from sofs.ids import Epoch, Incarnation
@@ -244,7 +245,13 @@ class LeaderPart:
         """What an operator wants, for the desk of the life that leads."""
         if not isinstance(
             body,
-            ListShares | ChangeShare | ListMachines | ChangeMachine | ListVolumes | AddVolume,
+            ListShares
+            | ChangeShare
+            | ListMachines
+            | ChangeMachine
+            | ListVolumes
+            | AddVolume
+            | RemoveVolume,
         ):
             raise NotSupported(f"the cluster service has no {type(body).__name__}")
         if self.reign is None:
@@ -261,6 +268,8 @@ class LeaderPart:
                 return desk.change_machine(body)
             case AddVolume():
                 return desk.add_volume(body)
+            case RemoveVolume():
+                return desk.remove_volume(body)
             case _:
                 return desk.volumes()
 

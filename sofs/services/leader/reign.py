@@ -36,6 +36,7 @@ from typing import Final
 
 from sofs.core.entries import Boundary, CheckpointEntry, CheckpointRef, EntryCodec, Lineage
 from sofs.core.messages import DnsMember, SetMembers
+from sofs.core.share_table import VOLUMES_FOLDER, volume_key
 from sofs.errors import SofsError, Unavailable
 from sofs.ids import Position
 from sofs.ports.log import Claim, FencedStore, LogWriter
@@ -197,6 +198,9 @@ class Reign:
             await self._checkpoint(Position(self.claim.epoch, placement.sequence))
         known = self.state.volumes()
         fresh = [name for name in self.env.settings.volumes if name not in known]
+        if known and fresh:  # What was read when the process began may have been removed since.
+            there = await self.env.fenced.list_objects(VOLUMES_FOLDER)
+            fresh = [name for name in fresh if volume_key(name) in there]
         if fresh:
             await self._group.room()
             with self._group.transaction():

@@ -19,6 +19,7 @@ from sofs.core.share_table import (
 )
 from sofs.errors import (
     BadNetworkName,
+    InvalidParameter,
     LimitReached,
     ObjectNameCollision,
     ObjectNameNotFound,
@@ -153,9 +154,28 @@ class LeaderState:
         check_volume_name(name)
         if len(known) >= VOLUMES_MAX:
             raise LimitReached(f"a cluster serves at most {VOLUMES_MAX} volumes")
-        self._database.execute("INSERT INTO volume VALUES (?, ?)", (len(known) + 1, name))
+        row = self._database.one("SELECT max(number) FROM volume")
+        number = int(str(row[0])) + 1 if row is not None and row[0] is not None else 1
+        self._database.execute("INSERT INTO volume VALUES (?, ?)", (number, name))
         if self._find(name) is None:
             self._insert(ShareEntry(name, name))
+
+    def check_removable(self, name: str) -> None:
+        """Raises ObjectNameNotFound, or InvalidParameter for the first volume."""
+        known = self.volumes()
+        if name not in known:
+            raise ObjectNameNotFound(f"there is no volume {name!r}; there is {', '.join(known)}")
+        if name == known[0]:
+            raise InvalidParameter(
+                f"{name!r} is the cluster's first volume and goes with it: `sofs down`, then "
+                "delete the root"
+            )
+
+    def remove_volume(self, name: str) -> None:
+        """A volume and its shares are wanted no more. Raises as ``check_removable``."""
+        self.check_removable(name)
+        self._database.execute("DELETE FROM share WHERE volume = ?", (name,))
+        self._database.execute("DELETE FROM volume WHERE name = ?", (name,))
 
     # Shares
     # -----------------------------------------------------------------------------------------

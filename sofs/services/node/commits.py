@@ -3,9 +3,11 @@
 Theory. A record that is durable is published and added to the open batch. One task sends batches,
 one at a time, each starting where the one before it ended; the authority applies a batch exactly
 when it starts at its applied sequence, so that sending one twice changes nothing and none can be
-left out. A batch is due when it holds COMMIT_RECORDS records or COMMIT_BYTES bytes, when its oldest
-record is COMMIT_AGE_MS old, or when somebody must know that the authority has everything of a file
-(``settle``): before a token is given back or asked for anew, before a truncate and a close.
+left out. A batch is due when it holds COMMIT_RECORDS records or COMMIT_BYTES bytes, when it spans
+COMMIT_SEGMENTS segments, when its oldest record is COMMIT_AGE_MS old, or when somebody must know
+that the authority has everything of a file (``settle``): before a token is given back or asked for
+anew, before a truncate and a close. Segments matter on slots, where each is an object that a
+take-over has to fetch: a request each, while the client waits.
 
 Bounds. What the authority does not have is the tail that a take-over replays. Beyond
 UNSENT_RECORDS_MAX, UNSENT_BYTES_MAX or UNSENT_AGE_MS_MAX writes wait (``full`` and ``moved``).
@@ -42,6 +44,7 @@ from sofs.services.tasks import Tasks
 
 COMMIT_RECORDS: Final = 1024
 COMMIT_BYTES: Final = 16 * MIB
+COMMIT_SEGMENTS: Final = 16
 COMMIT_AGE_MS: Final = 400  # Leaves 600 ms to an authority that is taken over before writes wait.
 
 assert COMMIT_AGE_MS < UNSENT_AGE_MS_MAX
@@ -99,6 +102,7 @@ class Commits:
         self.applied_sequence = 0
         self.batches = 0
         self._segment = 0  # Of the newest published record with pages.
+        self._taken_segment = 0  # The same, when the last batch was closed.
         self._detached: dict[int, int] = {}  # Sequence -> segment of records not named yet.
         self._wanted = 0  # Somebody waits until this sequence is applied.
         self._wake: asyncio.Future[None] | None = None
@@ -149,7 +153,7 @@ class Commits:
             self._kick()
         self._open_records += last_sequence - self.published_sequence
         self.published_sequence = last_sequence
-        if self._open_records >= COMMIT_RECORDS or self._open_bytes >= COMMIT_BYTES:
+        if self._is_large():
             self._kick()
         self._wake_waiting()
 
@@ -220,13 +224,16 @@ class Commits:
         """Milliseconds until the open batch is due; None when there is none."""
         if self._open_records == 0:
             return None
-        if (
-            self._open_records >= COMMIT_RECORDS
-            or self._open_bytes >= COMMIT_BYTES
-            or self._wanted > self.sent_sequence
-        ):
+        if self._is_large() or self._wanted > self.sent_sequence:
             return 0
         return max(0, self._first_ms + COMMIT_AGE_MS - self._clock.monotonic_ms())
+
+    def _is_large(self) -> bool:
+        return (
+            self._open_records >= COMMIT_RECORDS
+            or self._open_bytes >= COMMIT_BYTES
+            or self._segment - self._taken_segment >= COMMIT_SEGMENTS
+        )
 
     async def _run(self) -> None:
         while True:
@@ -260,6 +267,7 @@ class Commits:
             min((self._segment, *self._detached.values())),
         )
         self._open = {}
+        self._taken_segment = self._segment
         self._sent_records, self._open_records = self._open_records, 0
         self._sent_bytes, self._open_bytes = self._open_bytes, 0
         self._sent_first_ms = self._first_ms

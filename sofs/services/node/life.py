@@ -48,6 +48,7 @@ from sofs.services.node.read_path import ReadPath
 from sofs.services.node.reporter import Reporter
 from sofs.services.node.session import Session
 from sofs.services.node.write_path import WritePath
+from sofs.services.pair import PairProbe
 from sofs.services.shares import ShareView
 from sofs.services.tasks import Tasks
 
@@ -102,6 +103,7 @@ class Node:
         claim: Claim,
         writer: LogWriter,
         recorder: Recorder = NO_RECORDER,
+        pair: PairProbe | None = None,
     ) -> None:
         self.clock = clock
         self.recorder = recorder
@@ -122,6 +124,7 @@ class Node:
             crash=self.end,
             own_check=self.check,
             recorder=recorder,
+            pair=pair,
         )
         self.commits = Commits(clock, self.link, self.tasks)
         own = LogInfo(0, claim.incarnation, claim.nonce)
@@ -269,6 +272,7 @@ class Node:
             f"log={self.link.log_id}",
             f"authority_epoch={self.link.epoch}",
             f"authority={'connected' if self.link.connected else 'away'}",
+            *([f"refused={self.link.refused}"] if self.link.refused else []),
             f"authority_calls={self.link.calls}",
             f"sessions={len(self.sessions)}",
             f"handles={len(self.table.handles)}",
@@ -296,6 +300,7 @@ async def start_life(
     config: NodeConfig,
     endpoint: str,
     recorder: Recorder = NO_RECORDER,
+    pair: PairProbe | None = None,
 ) -> Node:
     """Compose a fresh incarnation: its own role, claimed and with an open log, before it serves.
 
@@ -323,6 +328,7 @@ async def start_life(
         claim=claim,
         writer=writer,
         recorder=recorder,
+        pair=pair,
     )
 
 

@@ -14,6 +14,10 @@ before the recall that comes behind it is looked at.
 Fencing. An authority that says that we are fenced or unknown is not believed on its word: our own
 claim check decides (R3). If our data log is sealed, ``on_sealed`` ends this life.
 
+Probe. Before its first registration a process proves, together with the owner, that each of them
+sees what the other makes on the root (``sofs.services.pair``): one round trip. Who is refused
+registers nowhere, says so (``refused``), and tries again every REFUSED_BACKOFF_MS.
+
 Loading. An owner that has claimed and does not serve yet refuses the stream with
 FILE_NOT_AVAILABLE: it seals, and loads the database. That is to take less than LOADING_MS_MAX,
 counted from the first such refusal since the last registration, over any number of owners. A
@@ -62,12 +66,14 @@ from sofs.ports.runtime import Clock
 from sofs.ports.stream import Envelope, Transport
 from sofs.ports.trace import CURRENT, NO_RECORDER, Recorder, span
 from sofs.services.channel import Channel, expect, open_channel, result_of, within
+from sofs.services.pair import PairProbe
 from sofs.services.tasks import Tasks
 
 VOLUME_ROLE: Final = "volume"
 CALLS_WAITING_MAX: Final = 8192
 BACKOFF_MS: Final = 10
 CONNECT_MS: Final = 1000
+REFUSED_BACKOFF_MS: Final = 2_000  # Somebody has to mend a mount, or to end a cluster.
 LOADING_RETRY_MS: Final = 1000  # When a call that was refused for loading may come again.
 
 Inbound = Callable[[Channel, Envelope], None]
@@ -122,8 +128,10 @@ class AuthorityLink:
         own_check: Callable[[], Awaitable[None]],
         silence_ms: int = SILENCE_MS,
         recorder: Recorder = NO_RECORDER,
+        pair: PairProbe | None = None,
     ) -> None:
         self._clock = clock
+        self._pair = pair
         self._transport = transport
         self._fenced = fenced
         self._claim = claim
@@ -304,6 +312,8 @@ class AuthorityLink:
                 self._wake()  # Calls that may be refused leave; the others wait again.
             if self.registrations > before:
                 backoff = BACKOFF_MS
+            elif self.refused:
+                backoff = REFUSED_BACKOFF_MS
             await self._clock.sleep_ms(backoff)
             backoff = min(2 * backoff, RECONNECT_BACKOFF_MS_MAX)
 
@@ -338,9 +348,13 @@ class AuthorityLink:
 
     async def _register(self, channel: Channel, owner: Claim) -> None:
         claim = self._claim
+        token = await self._probe(channel, owner)
+        if token is None:
+            return
         request = RegisterNode(
-            self._node, claim.incarnation, claim.endpoint, claim.nonce, self.bound_handles()
+            self._node, claim.incarnation, claim.endpoint, claim.nonce, self.bound_handles(), token
         )
+        problem: SofsError | None = None
 
         def registered(body: Message) -> None:
             reply = expect((body, b""), RegisterNodeReply)
@@ -355,15 +369,40 @@ class AuthorityLink:
             envelope = await future
             result_of(envelope)
         except (Fenced, WrongIncarnation, StaleGeneration) as error:
+            problem = error
             await self._own_check()
             channel.end(Unavailable(f"registration was refused: {error}"))
         except SofsError as error:
+            problem = error
             channel.end(Unavailable(f"registration failed: {error}"))
         else:
             self._live = True
             self._owner_trace = envelope.trace
             self._loading_since_ms = None
+            if token and self._pair is not None:
+                self._pair.passes()
             self._wake()
+        if token and self._pair is not None:
+            await self._pair.end(token, problem)
+
+    async def _probe(self, channel: Channel, owner: Claim) -> bytes | None:
+        """Begin the two-party probe unless this process has passed it (R11); the registration ends
+        it. Returns its token, b"" for none, or None when we are not to register: then the stream
+        is ended."""
+        pair, claim = self._pair, self._claim
+        if pair is None or pair.passed:
+            return b""
+        try:
+            who = f"{owner.part or 'the authority'} at {owner.endpoint}"
+            return await pair.begin(channel, who, (claim.role, int(claim.epoch)))
+        except SofsError as error:
+            channel.end(Unavailable(f"the two-party probe did not pass: {error}"))
+            return None
+
+    @property
+    def refused(self) -> str:
+        """Why this process may not serve the volume (R11); "" while it may."""
+        return "" if self._pair is None else self._pair.refusal
 
     def _on_message(self, channel: Channel, envelope: Envelope) -> None:
         if channel is not self._channel:

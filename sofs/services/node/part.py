@@ -21,6 +21,9 @@ from sofs.core.messages import (
     DnsMember,
     HelloReply,
     LookAtShares,
+    Meet,
+    MeetEnd,
+    Message,
     PartState,
     PartStateReply,
     RegisterMember,
@@ -39,6 +42,7 @@ from sofs.services.channel import Channel, check_hello
 from sofs.services.dns.registrar import Registrar
 from sofs.services.node.life import Node, NodeConfig, describe_end, is_fatal, start_life
 from sofs.services.node.volumes import Volumes
+from sofs.services.pair import PairProbe
 from sofs.services.tasks import Tasks
 
 log = logging.getLogger("sofs.node")
@@ -66,7 +70,9 @@ class NodePart:
         on_exit: Callable[[BaseException], None],
         volumes: Volumes | None = None,
         recorder: Recorder = NO_RECORDER,
+        pair: PairProbe | None = None,
     ) -> None:
+        self._pair = pair
         self._clock = clock
         self._recorder = recorder
         self._entropy = entropy
@@ -155,6 +161,7 @@ class NodePart:
             config=self._config,
             endpoint=self.endpoint,
             recorder=self._recorder,
+            pair=self._pair,
         )
         self.lives += 1
         return node
@@ -249,10 +256,19 @@ class NodePart:
             )
         elif isinstance(envelope.body, PartState):
             channel.reply(envelope.call, self.describe())
+        elif isinstance(envelope.body, Meet | MeetEnd) and self._pair is not None and node:
+            channel.serve(envelope.call, self._answer_probe(self._pair, node, envelope.body))
         elif isinstance(envelope.body, LookAtShares) and self._config.shares is not None:
             channel.serve(envelope.call, self._config.shares.seen())
         else:
             raise NotSupported(f"this part has no {type(envelope.body).__name__}")
+
+    async def _answer_probe(self, pair: PairProbe, node: Node, body: Meet | MeetEnd) -> Message:
+        """Answer the two-party probe of a part that is about to claim the volume."""
+        if isinstance(body, MeetEnd):
+            return await pair.meet_end(body.token)
+        claim = node.log.claim
+        return await pair.meet(body, (claim.role, int(claim.epoch)), owner=False)
 
     def describe(self) -> PartStateReply:
         """The state of the part, for people and tests."""

@@ -3,7 +3,9 @@
 A share is on one volume, so a client's first message says which part serves its stream. That
 message is read here and given to the part with the rest of the stream. The part of the process's
 first volume is always there; those of others are made when somebody asks for a share on them. A
-part that cannot be made (its root is not reached) ends that stream; the next one tries again.
+part that cannot be made (its root is not reached) ends that stream; the next one tries again. One
+to which no share leads any more is closed: its volume may have been removed, and its sessions have
+ended with the shares.
 
 Limits: SESSIONS_MAX streams that have not said anything yet.
 """
@@ -15,7 +17,8 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING
 
 from sofs.core.messages import Hello
-from sofs.errors import Unavailable
+from sofs.core.share_table import ShareTable
+from sofs.errors import SofsError, Unavailable
 from sofs.ports.stream import Envelope, Stream
 from sofs.services.node.life import SESSIONS_MAX
 from sofs.services.shares import ShareView
@@ -58,7 +61,23 @@ class Volumes:
         self._shares = shares
         self._make = make
         self._parts: dict[str, asyncio.Future[NodePart]] = {}
+        self._closing: dict[asyncio.Task[None], None] = {}
         self._silent = 0
+        shares.on_change(self, self._shares_changed)
+
+    def _shares_changed(self, table: ShareTable) -> None:
+        used = {share.volume: None for share in table.shares}
+        for volume in [name for name in self._parts if name not in used]:
+            task = asyncio.ensure_future(self._close(self._parts.pop(volume)))
+            self._closing[task] = None
+            task.add_done_callback(lambda done: self._closing.pop(done, None))
+
+    async def _close(self, made: asyncio.Future[NodePart]) -> None:
+        try:
+            part = await asyncio.shield(made)
+        except SofsError:
+            return  # It could not be made: who asked for it was told.
+        await part.close()
 
     def names(self) -> list[str]:
         """The volumes that have a part, besides the first one."""
@@ -95,11 +114,15 @@ class Volumes:
         return await asyncio.shield(made)
 
     def _made(self, volume: str, made: asyncio.Future[NodePart]) -> None:
-        if made.cancelled() or made.exception() is not None:
+        failed = made.cancelled() or made.exception() is not None
+        if failed and self._parts.get(volume) is made:
             del self._parts[volume]
 
     async def close(self) -> None:
         """End all parts but the first volume's."""
+        self._shares.forget(self)
+        if self._closing:
+            await asyncio.wait(list(self._closing))
         for made in list(self._parts.values()):
             if not made.done():
                 made.cancel()

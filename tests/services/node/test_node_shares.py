@@ -409,3 +409,5 @@ async def test_one_listener_serves_shares_on_several_volumes(tmp_path: Path) -> 
         await s.tell("a")
         with pytest.raises(BadNetworkName):
             await s.connect("other")
+        # No share leads to that volume: it may have been removed, so its part ends.
+        await s.w.until("its part is closed", lambda: volumes.names() == [])
