@@ -37,6 +37,7 @@ from sofs.client.facts import ClusterFacts, FailoverRecord
 from sofs.client.flight import Flight
 from sofs.client.operation import Kind, RemoteHandle, Settled, SettleToken
 from sofs.client.spans import Spans
+from sofs.client.story import ClientStory
 from sofs.client.witness import WitnessClient
 from sofs.constants import (
     CLIENT_HEDGE_MS,
@@ -76,6 +77,7 @@ from sofs.errors import (
     error_from_code,
 )
 from sofs.ids import ID_BYTES
+from sofs.ports.events import NO_EVENTS, Events
 from sofs.ports.runtime import Clock, Entropy
 from sofs.ports.stream import Envelope, Transport
 from sofs.ports.trace import CURRENT, NO_RECORDER, Recorder, span
@@ -165,6 +167,7 @@ class ClientCore:
         witness: bool = True,
         release: Callable[[], Awaitable[None]] | None = None,
         recorder: Recorder = NO_RECORDER,
+        events: Events = NO_EVENTS,
     ) -> None:
         """``addresses``: ``host:port`` each, or an async callable that returns them. ``release``:
         called at the end, when nothing uses the transport any more.
@@ -178,6 +181,7 @@ class ClientCore:
         self._book = AddressBook(addresses, entropy.stream("client.addresses"))
         self._tasks = Tasks(f"client-{self.client_id.hex()[:8]}", self._crash)
         self._recorder = recorder
+        self.story = ClientStory(events, share)
         self._dialer = Dialer(transport, clock, self._hello, self._on_message, self._crash)
         self.flight = Flight(
             clock,
@@ -334,6 +338,7 @@ class ClientCore:
     def move(self, address: str, reason: str = "moved") -> None:
         """Leave the node in use for ``address`` ("" for any other), if it can be reached."""
         if self._session is not None:
+            self.story.move_requested(self._session.address, address, reason)
             self._session.end(
                 SessionEnd(reason, Unavailable(f"the client is moving: {reason}"), prefer=address)
             )
@@ -381,6 +386,7 @@ class ClientCore:
             end = await session.over
             tender.cancel()
             self._session = None
+            self.story.session_ended(session.address, session.node, end.reason, end.error)
             self.flight.suspend()
             session.channel.end(end.error)
             self._tasks.spawn(session.channel.close(), "close-stream")
@@ -410,6 +416,9 @@ class ClientCore:
             recorder.link(trace, end.trace)
             session, record = await self._establish(end)
             recorder.note(trace, f"to {session.address}")
+            if record is not None:
+                took_ms = record.connect_ms + record.reclaim_ms
+                self.story.session_begun(session.address, session.node, record, took_ms)
             self.flight.spans.failover = trace
         return session, record
 
@@ -467,6 +476,7 @@ class ClientCore:
         """A node knows for sure that the share was removed: its handles are lost, and what was
         never sent fails. What may have been executed waits for its deadline: the share may come
         back."""
+        self.story.share_lost(error)
         for handle in list(self.flight.handles.values()):
             self.flight.lose(handle, error)
         self.flight.refuse_unsent(error)
@@ -545,6 +555,7 @@ class ClientCore:
                 lost += self._apply(reply, batch, left)
                 decided = before - len(left)
             except (Expired, AccessDenied) as error:
+                self.story.not_reclaimed(list(left.values()), error)
                 for handle in left.values():
                     self.flight.lose(handle, error)
                 return lost + len(left)
@@ -585,7 +596,9 @@ class ClientCore:
                 handle.generation = result.generation
             elif result is not None and result.code in _LOSING:
                 lost += 1
-                self.flight.lose(handle, _reclaim_error(result.code, handle.path))
+                error = _reclaim_error(result.code, handle.path)
+                self.story.not_reclaimed([handle], error)
+                self.flight.lose(handle, error)
             else:
                 left[handle.handle] = handle
         return lost
@@ -744,13 +757,17 @@ class ClientCore:
 
     async def _heed_witness(self, session: Session) -> None:
         """Register with a witness and leave the node at once when it says so."""
-        witness = WitnessClient(self._dialer, self.clock, self.client_id, self.share)
+        witness = WitnessClient(
+            self._dialer, self.clock, self.client_id, self.share, self.story.events
+        )
         self._witness = witness
         while True:
             notice = await witness.heed(session.channel, session.address, session.node)
             if notice is None or notice.destination != session.address:
                 break
         if notice is not None:
+            if notice.move:
+                self.story.move_requested(session.address, notice.destination, notice.reason)
             session.end(
                 SessionEnd(
                     notice.reason,
@@ -766,5 +783,8 @@ _LOSING: Final = (ObjectNameNotFound.code, AccessDenied.code)
 
 def _reclaim_error(code: str, path: str) -> SofsError:
     if code == ObjectNameNotFound.code:
-        return HandleLost(f"{path}: the handle's timeout passed while this client was away")
+        return HandleLost(
+            f"{path}: the handle's timeout passed while this client was away, or an administrator "
+            "closed it"
+        )
     return AccessDenied(f"{path}: the handle belongs to another principal")

@@ -32,6 +32,10 @@ from sofs.core.control_messages import (  # isort: skip
     RegisterWitnessReply as RegisterWitnessReply, SetMembers as SetMembers, ShareList as ShareList,
     SharesSeen as SharesSeen, UnregisterWitness as UnregisterWitness, VolumeList as VolumeList,
 )
+from sofs.core.control_messages import (  # isort: skip
+    CloseHandle as CloseHandle, HandleList as HandleList, HandleReleased as HandleReleased,
+    ListHandles as ListHandles,
+)
 from sofs.core.message_base import (  # isort: skip
     MESSAGES as MESSAGES, Message as Message, message as message,
 )
@@ -44,7 +48,7 @@ from sofs.core.message_parts import (  # isort: skip
     LockRange, LogEntry as LogEntry, LogInfo as LogInfo, MachineInfo as MachineInfo, OpenOptions as
     OpenOptions, PartStatus as PartStatus, ReclaimItem as ReclaimItem, ReclaimResult as
     ReclaimResult, Share as Share, ShareInfo as ShareInfo, Signed as Signed, TokenMode as TokenMode,
-    VolumeInfo as VolumeInfo, Window as Window,
+    VolumeInfo as VolumeInfo, Window as Window, HandleInfo as HandleInfo,
 )
 # fmt: on
 

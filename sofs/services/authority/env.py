@@ -16,6 +16,7 @@ from sofs.constants import (
 )
 from sofs.core.entries import EntryCodec
 from sofs.ports.codec import MessageCodec
+from sofs.ports.events import NO_EVENTS, Events
 from sofs.ports.log import FencedStore
 from sofs.ports.recovery import LogRecovery
 from sofs.ports.runtime import Clock, Entropy
@@ -65,6 +66,7 @@ class AuthorityEnv:
     new_database: Callable[[], StateDatabase]
     endpoint: str = ""
     recorder: Recorder = NO_RECORDER
+    events: Events = NO_EVENTS
     suspicion: Suspicion = field(init=False)
 
     def __post_init__(self) -> None:

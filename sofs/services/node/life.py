@@ -31,6 +31,7 @@ from sofs.errors import (
     Unavailable,
 )
 from sofs.ids import Epoch, Incarnation, short
+from sofs.ports.events import NO_EVENTS, Events
 from sofs.ports.log import Claim, FencedStore, LogWriter
 from sofs.ports.runtime import Clock, Entropy
 from sofs.ports.store import Buffer
@@ -102,8 +103,10 @@ class Node:
         claim: Claim,
         writer: LogWriter,
         recorder: Recorder = NO_RECORDER,
+        events: Events = NO_EVENTS,
     ) -> None:
         self.clock = clock
+        self.events = events
         self.recorder = recorder
         self.config = config
         self.log = writer
@@ -225,6 +228,7 @@ class Node:
         if older is not None and older is not session:
             self.end_session(older, "a newer session of the same client replaced this one")
         self.sessions[session.client] = session
+        session.tell_established()
 
     def write_parts(
         self, session: Session, call: int, handle: Handle, body: WriteParts, data: Buffer
@@ -248,6 +252,7 @@ class Node:
 
     def _session_ended(self, session: Session) -> None:
         session.alive = False
+        session.tell_ended()
         session.lose_spans()
         if self.sessions.get(session.client) is session:
             del self.sessions[session.client]
@@ -296,6 +301,7 @@ async def start_life(
     config: NodeConfig,
     endpoint: str,
     recorder: Recorder = NO_RECORDER,
+    events: Events = NO_EVENTS,
 ) -> Node:
     """Compose a fresh incarnation: its own role, claimed and with an open log, before it serves.
 
@@ -323,6 +329,7 @@ async def start_life(
         claim=claim,
         writer=writer,
         recorder=recorder,
+        events=events,
     )
 
 

@@ -24,6 +24,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from sofs.constants import HEARTBEAT_MS, PROTOCOL_VERSION, RECONNECT_BACKOFF_MS
+from sofs.core import events as e
 from sofs.core.messages import (
     AsyncNotify,
     Done,
@@ -51,6 +52,7 @@ from sofs.core.witness import (
 )
 from sofs.errors import LimitExceeded, NotSupported, SofsError, Unavailable
 from sofs.ids import ID_BYTES, Incarnation, short
+from sofs.ports.events import NO_EVENTS, Events
 from sofs.ports.runtime import Clock, Entropy
 from sofs.ports.stream import Envelope, Listener, Stream, Transport
 from sofs.ports.trace import NO_RECORDER, Recorder
@@ -115,7 +117,9 @@ class WitnessPart:
         config: WitnessConfig,
         on_exit: Callable[[BaseException], None],
         recorder: Recorder = NO_RECORDER,
+        events: Events = NO_EVENTS,
     ) -> None:
+        self._emit = events.emit
         self._clock = clock
         self._recorder = recorder
         self._entropy = entropy
@@ -236,6 +240,8 @@ class WitnessPart:
         for state in states:
             log.info("node %s at %s: %s", name, node, "gone" if state == UNAVAILABLE else "here")
             trace = NO_CONTEXT
+            kind = e.SERVICE_NODE_GONE if state == UNAVAILABLE else e.SERVICE_NODE_HERE
+            self._emit(kind, node=name, address=node)
             if state == UNAVAILABLE:
                 trace = self._recorder.begin(SpanKind.NOTICE)
                 self._recorder.note(trace, node)
@@ -303,7 +309,11 @@ class WitnessPart:
         elif isinstance(body, AsyncNotify):
             self._send(self.registry.ask(now, channel, body.context, (channel, call)))
         elif isinstance(body, RegisterWitness):
-            self.registry.check(body)
+            try:
+                self.registry.check(body)
+            except SofsError as error:
+                self._tell_refused(body, error)
+                raise
             channel.serve(call, self._register(channel, body))
         elif isinstance(body, UnregisterWitness):
             self._send(self.registry.unregister(channel, body.context))
@@ -335,8 +345,23 @@ class WitnessPart:
         if not channel.alive:
             raise Unavailable("the stream ended")
         context = self._entropy.token(ID_BYTES)
-        self.registry.register(self._clock.monotonic_ms(), channel, context, body)
+        try:
+            self.registry.register(self._clock.monotonic_ms(), channel, context, body)
+        except SofsError as error:
+            self._tell_refused(body, error)
+            raise
+        self._emit(
+            e.SERVICE_REGISTERED,
+            client=body.client_name,
+            address=body.address,
+            share=body.share_name,
+        )
         return RegisterWitnessReply(context)
+
+    def _tell_refused(self, body: RegisterWitness, error: SofsError) -> None:
+        self._emit(
+            e.SERVICE_REFUSED, client=body.client_name, address=body.address, reason=str(error)
+        )
 
     # Administrators
     # ---------------------------------------------------------------------------------
@@ -346,6 +371,7 @@ class WitnessPart:
         registrations were told (0: it is there already). Raises NotFound, InvalidParameter."""
         now = self._clock.monotonic_ms()
         told, answers = self.registry.move_client(now, client_name, destination)
+        self._emit(e.SERVICE_CLIENT_MOVED, client=client_name, destination=destination, told=told)
         self._send(answers)
         return told
 
@@ -353,6 +379,7 @@ class WitnessPart:
         """Ask all who registered for ``share`` by name to move. Raises InvalidParameter."""
         now = self._clock.monotonic_ms()
         told, answers = self.registry.move_share(now, share, destination)
+        self._emit(e.SERVICE_SHARE_MOVED, share=share, destination=destination, told=told)
         self._send(answers)
         return told
 
