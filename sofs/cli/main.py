@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from sofs import __version__
-from sofs.cli import delegate, dns, down, nouns, share, status, trace, up
+from sofs.cli import delegate, dns, down, events, handles, nouns, share, status, trace, up
 from sofs.errors import SofsError
 
 EXIT_BROKEN_PROMISE: Final = 1
@@ -29,6 +29,8 @@ examples:
   sofs share create logs                another share on its volume
   sofs node ls                          the machines that serve
   sofs trace failovers                  every change of node; `trace show` draws one
+  sofs events --since 10m               what happened to sessions, handles, nodes
+  sofs handles ls                       which files are open, and by whom
   sofs down                             end its processes; files stay
   sofs demo                             see it survive the death of every part
   sofs bench                            measure it on this machine
@@ -50,7 +52,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"sofs {__version__}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
-    for module in (up, down, status, share, nouns, dns, trace):
+    for module in (up, down, status, share, nouns, handles, dns, trace, events):
         module.add_parser(commands)
     delegate.add_parser(commands, "demo", "see a cluster survive the death of every part")
     delegate.add_parser(commands, "bench", "measure a cluster on this machine")

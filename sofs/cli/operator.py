@@ -55,3 +55,8 @@ def show_table(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     for row in [titles, *rows]:
         cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=True)]
         print("  ".join(cells).rstrip())
+
+
+def printable(text: str) -> str:
+    """A text with nothing in it that moves the cursor: paths are of users' choosing."""
+    return "".join(letter if letter.isprintable() else "?" for letter in text)

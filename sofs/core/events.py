@@ -137,7 +137,7 @@ CONNECTION_TERMINATED: Final = _kind(
 )  # fmt: skip
 SESSION_ESTABLISHED: Final = _kind(
     _SERVER, 550, "SessionEstablished",
-    "client {client:.8} ({principal}) uses this node for the share {share}",
+    "client {client:.8} uses this node for the share {share}",
     client=bytes, principal=str, share=str, address=str,
 )  # fmt: skip
 SESSION_ENDED: Final = _kind(

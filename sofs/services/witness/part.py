@@ -241,7 +241,7 @@ class WitnessPart:
             log.info("node %s at %s: %s", name, node, "gone" if state == UNAVAILABLE else "here")
             trace = NO_CONTEXT
             kind = e.SERVICE_NODE_GONE if state == UNAVAILABLE else e.SERVICE_NODE_HERE
-            self._emit(kind, node=name, address=node)
+            self._emit(kind, node=name or "a node", address=node)
             if state == UNAVAILABLE:
                 trace = self._recorder.begin(SpanKind.NOTICE)
                 self._recorder.note(trace, node)
