@@ -361,7 +361,7 @@ class VolumeList(Message):
 # What an operator wants of a volume's handles, to the authority that owns it
 
 
-@message(200)
+@message(208)
 @dataclass(slots=True)
 class ListHandles(Message):
     """-> HandleList: the handles above ``after``, in the order of their numbers. ``client``: only
@@ -373,7 +373,7 @@ class ListHandles(Message):
     path: str = ""
 
 
-@message(201)
+@message(209)
 @dataclass(slots=True)
 class HandleList(Message):
     """``next_after``: where the next page begins, 0 behind the last one. A page may have no
@@ -383,7 +383,7 @@ class HandleList(Message):
     next_after: int = 0
 
 
-@message(202)
+@message(210)
 @dataclass(slots=True)
 class CloseHandle(Message):
     """-> HandleReleased, when nothing of the handle's client can land any more."""
@@ -391,7 +391,7 @@ class CloseHandle(Message):
     handle: int = 0
 
 
-@message(203)
+@message(211)
 @dataclass(slots=True)
 class HandleReleased(Message):
     """``was_open`` false: no such handle is open; asked again, it was closed before."""

@@ -65,10 +65,21 @@ def test_a_sentence_uses_fields_that_its_kind_has(kind: e.EventKind) -> None:
 
 def test_the_document_lists_every_kind_and_no_other() -> None:
     text = (Path(__file__).parents[2] / "docs" / "EVENTS.md").read_text()
-    rows = re.findall(r"^\| (\d+) \| (\w+) \| (\w+) \| ([^|]*) \|", text, re.MULTILINE)
-    listed = [(int(number), name, level, fields.strip()) for number, name, level, fields in rows]
+    entry = re.compile(
+        r"^- (\d+) \*\*(\w+)\*\*, (\w+)(, frequent)?: (.*?)\. \*Fields:\* ([\w, ]+)\.$",
+        re.MULTILINE,
+    )
+    listed = entry.findall(re.sub(r"\n  +", " ", text))
     assert listed == [
-        (kind.id, kind.name, kind.level.value, ", ".join(kind.fields)) for kind in all_kinds()
+        (
+            str(kind.id),
+            kind.name,
+            kind.level.value,
+            ", frequent" if kind.frequent else "",
+            re.sub(r"\{(\w+)[^}]*\}", r"`\1`", kind.template),
+            ", ".join(kind.fields),
+        )
+        for kind in all_kinds()
     ]
 
 
