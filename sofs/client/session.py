@@ -62,6 +62,7 @@ from sofs.core.trace import SpanKind
 from sofs.errors import (
     AccessDenied,
     BadNetworkName,
+    ClosedByAdministrator,
     DeadlineExceeded,
     DiskFull,
     Expired,
@@ -355,9 +356,10 @@ class ClientCore:
             raise NotSupported(f"a client does not serve {type(body).__name__}")
         handle = self.flight.handles.get(body.handle)
         if handle is not None and self._session and channel is self._session.channel:
-            self.flight.lose(
-                handle, error_from_code(body.code, "the server closed the handle; open it again")
-            )
+            by_admin = body.code == ClosedByAdministrator.code
+            who = "an administrator" if by_admin else "the server"
+            text = f"{handle.path}: {who} closed the handle; open it again"
+            self.flight.lose(handle, error_from_code(body.code, text))
 
     def _operation_ends_session(self, number: int, error: SofsError) -> None:
         session = self._session

@@ -186,7 +186,7 @@ def test_an_administrator_closes_a_handle_and_its_client_is_told(
         number = str(held["handle"])
         text = run(capsys, "handles", "close", number, "--root", cluster.root)
         assert text == f"closed: handle {number} of the volume share\n"
-        with pytest.raises(ClosedByAdministrator) as refused:
+        with pytest.raises(ClosedByAdministrator, match="FILE_CLOSED_BY_ADMIN") as refused:
             file.pwrite(b"late", 0)
         assert isinstance(refused.value, FileForcedClosed)
         with other.open("/held", "r+b", share=sofs.ShareMode.NONE) as again:
