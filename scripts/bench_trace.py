@@ -11,6 +11,7 @@ it.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import statistics
 import tempfile
@@ -80,7 +81,8 @@ class Bench:
             address = self.cluster.parts[node].config.address
             if share.facts().address != address:
                 good = False
-                share.move(address)
+                with contextlib.suppress(sofs.SofsError):  # It is tried again.
+                    share.move(address)
         return good
 
     def compare(self, name: str, on: Work, off: Work, threads: int) -> None:

@@ -40,6 +40,7 @@ from sofs.core.messages import Hello, PartState, PartStateReply
 from sofs.errors import SofsError
 from sofs.rpc.transport import GrpcTransport
 from sofs.services.channel import expect, open_channel, within
+from sofs.services.witness.ask import move_client
 from sofs.storage import SystemClock
 
 RESTART_DELAY_S = 0.4  # What Ray needs for a crashed actor on two cores.
@@ -268,6 +269,15 @@ class LocalCluster:
             part.frozen = False
             os.kill(part.pid, signal.SIGCONT)
 
+    def move_client(self, client_id: bytes, node: str) -> bool:
+        """Move a client to a node part, as `sofs witness move` does; False if it was there. Raises
+        why it stayed."""
+        witnesses = {n: p.config.address for n, p in self.parts.items() if p.role == "witness"}
+        destination = self.parts[node].config.address
+        return loop_thread().run(
+            _move_client(witnesses, client_id.hex(), destination, self.credential)
+        )
+
     # Facts
     # -----------------------------------------------------------------------------------------
 
@@ -325,6 +335,17 @@ class LocalCluster:
             if part.config.role == "node" and part.config.address == address:
                 return name
         raise KeyError(address)
+
+
+async def _move_client(
+    witnesses: dict[str, str], client: str, destination: str, credential: str
+) -> bool:
+    clock = SystemClock()
+    transport = GrpcTransport(credential, clock)
+    try:
+        return await move_client(clock, transport, witnesses, client, destination)
+    finally:
+        await transport.close()
 
 
 async def _ask_state(address: str, credential: str) -> PartStateReply:

@@ -314,6 +314,7 @@ async def _start_witness(
             nodes=config.access_point,
             witnesses=config.witnesses,
             share=config.volume,
+            net_name=config.dns_name,
             shares=await open_shares(config, world),
         ),
         on_exit=on_fatal,

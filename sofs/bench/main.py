@@ -17,7 +17,7 @@ from pathlib import Path
 import sofs
 from sofs.bench import scale
 from sofs.bench.direct import BLOCK, LARGE_MIB, MIB, Direct, rate
-from sofs.bench.pauses import Pauses, measure
+from sofs.bench.pauses import Pauses, measure, measure_moves
 from sofs.client.sync import File, Share
 from sofs.telemetry.waterfall import worst_failover
 from sofs.testing import LocalCluster
@@ -29,6 +29,9 @@ FAULTS = (
     ("coordinator killed, direct I/O", 0, "kill", "coordinator", False),
     ("resume-key killed, metadata", 0, "kill", "resume-key", True),
 )
+
+
+MOVE_TARGET_MS = 100
 
 
 @dataclass
@@ -214,7 +217,8 @@ def print_rows(rows: Sequence[Row]) -> None:
 def print_pauses(found: Sequence[Pauses]) -> None:
     print(
         f"\n{'pause at the client, ms':32s} {'rounds':>6s} {'p50':>6s} {'p99':>6s} {'max':>6s} "
-        f"{'target':>6s}  {'detect':>6s} {'connect':>7s} {'reclaim':>7s} {'replay':>6s}"
+        f"{'target':>6s}  {'detect':>6s} {'drain':>5s} {'connect':>7s} {'reclaim':>7s} "
+        f"{'replay':>6s}"
     )
     for one in found:
         parts = one.parts
@@ -226,8 +230,8 @@ def print_pauses(found: Sequence[Pauses]) -> None:
         print(
             f"{one.name:32s} {len(one.pauses_ms):6d} {quantile(one.pauses_ms, 0.5):6.0f} "
             f"{quantile(one.pauses_ms, 0.99):6.0f} {max(one.pauses_ms, default=0):6.0f} "
-            f"{one.target_ms:6d}  {median('detect_ms'):>6s} {median('connect_ms'):>7s} "
-            f"{median('reclaim_ms'):>7s} {median('replay_ms'):>6s}"
+            f"{one.target_ms:6d}  {median('detect_ms'):>6s} {median('drain_ms'):>5s} "
+            f"{median('connect_ms'):>7s} {median('reclaim_ms'):>7s} {median('replay_ms'):>6s}"
         )
         for error in one.errors:
             print(f"    the application saw: {error}")
@@ -258,8 +262,13 @@ def machine() -> str:
     return f"{os.cpu_count()} x {model}, Linux {platform.release()}, Python {python}"
 
 
-def run_pauses(cluster: LocalCluster, rounds: int) -> list[Pauses]:
+def run_pauses(cluster: LocalCluster, rounds: int, moves: int) -> list[Pauses]:
     found = []
+    if moves:
+        say(f"  planned moves, {moves} rounds ...")
+        found.append(measure_moves(cluster, "planned move", MOVE_TARGET_MS, moves))
+    if not rounds:
+        return found
     for name, target_ms, fault, role, metadata in FAULTS:
         say(f"  {name}, {rounds} rounds ...")
 
@@ -282,6 +291,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--rounds", type=int, default=20, help="per fault; 0: no faults (default 20)"
     )
+    parser.add_argument(
+        "--moves", type=int, default=20, help="planned moves of a client (default 20)"
+    )
     parser.add_argument("--files", type=int, nargs="*", default=[10_000, 100_000], metavar="N")
     parser.add_argument("--no-speed", action="store_true", help="only the faults")
     parser.add_argument("--json", metavar="FILE", help="write the figures as JSON too")
@@ -299,7 +311,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 bench.share.close()
                 direct.close()
                 rows = bench.rows
-            pauses = run_pauses(cluster, options.rounds) if options.rounds else []
+            pauses = run_pauses(cluster, options.rounds, options.moves)
             worst = worst_failover(cluster.run_dir) if options.rounds else []
     finally:
         if not options.root:
@@ -323,7 +335,15 @@ def main(argv: Sequence[str] | None = None) -> int:
             "machine": machine(),
             "rows": [asdict(row) | {"ratio": row.ratio} for row in rows],
             "scales": [asdict(one) for one in scales],
-            "pauses": [{"name": p.name, "ms": p.pauses_ms, "errors": p.errors} for p in pauses],
+            "pauses": [
+                {
+                    "name": p.name,
+                    "ms": p.pauses_ms,
+                    "parts": [asdict(part) for part in p.parts],
+                    "errors": p.errors,
+                }
+                for p in pauses
+            ],
         }
         Path(options.json).write_text(json.dumps(facts, indent=1))
     return 1 if any(one.errors for one in pauses) else 0

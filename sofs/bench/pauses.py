@@ -4,6 +4,9 @@ A client writes blocks (or makes and removes folders, for the authority's faults
 A round waits until everything is up and in step again, applies the fault with an operation in
 flight, and takes the longest call that began before the client had done ten more. A round with
 nothing in flight does not count.
+
+A planned move is asked of the client's witness, as `sofs witness move` does. Nothing is down then,
+so its rounds follow one another as soon as the client has a warm stream and a witness again.
 """
 
 from __future__ import annotations
@@ -105,6 +108,42 @@ def measure(
                 share.rmdir("/pause")
         file.close()
     return found
+
+
+def measure_moves(cluster: LocalCluster, name: str, target_ms: int, rounds: int) -> Pauses:
+    """Move a client that writes 4 KiB blocks from node to node; see the module."""
+    found = Pauses(name, target_ms)
+    with sofs.connect(cluster.url, credential=cluster.credential) as share:
+        file = share.open("/moves", "w+b")
+        load = Load(lambda i: _unit(file.pwrite(b"m" * 4096, (i % 256) * 4096)))
+        try:
+            _calm(cluster, share)
+            while len(found.pauses_ms) < rounds and not load.errors:
+                _until(lambda: share.facts().warm_address and share.facts().witness_address)
+                load.wait(20)
+                before, load.longest_ms = len(share.failovers()), 0.0
+                at = cluster.node_at(share.facts().address)
+                nodes = [n for n, part in cluster.parts.items() if part.role == "node"]
+                cluster.move_client(share.client_id, nodes[nodes.index(at) - 1])
+                load.wait(20)
+                found.pauses_ms.append(load.longest_ms)
+                found.parts.extend(share.failovers()[before:])
+        finally:
+            load.stop()
+        found.errors = load.errors
+        file.close()
+    return found
+
+
+def _unit(written: int) -> None:
+    """A step of a load returns nothing."""
+    assert written == 4096
+
+
+def _until(condition: Callable[[], object]) -> None:
+    end = time.monotonic() + RECOVER_S_MAX
+    while not condition() and time.monotonic() < end:
+        time.sleep(0.01)
 
 
 def _calm(cluster: LocalCluster, share: Share) -> None:

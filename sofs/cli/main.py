@@ -12,7 +12,19 @@ from collections.abc import Sequence
 from typing import Final
 
 from sofs import __version__
-from sofs.cli import delegate, dns, down, events, handles, nouns, share, status, trace, up
+from sofs.cli import (
+    delegate,
+    dns,
+    down,
+    events,
+    handles,
+    nouns,
+    share,
+    status,
+    trace,
+    up,
+    witness,
+)
 from sofs.errors import SofsError
 
 EXIT_BROKEN_PROMISE: Final = 1
@@ -28,6 +40,7 @@ examples:
   sofs dns ls                           who is listed under its name
   sofs share create logs                another share on its volume
   sofs node ls                          the machines that serve
+  sofs witness ls                       clients, and the nodes that they use
   sofs trace failovers                  every change of node; `trace show` draws one
   sofs events --since 10m               what happened to sessions, handles, nodes
   sofs handles ls                       which files are open, and by whom
@@ -52,7 +65,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"sofs {__version__}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
-    for module in (up, down, status, share, nouns, handles, dns, trace, events):
+    for module in (up, down, status, share, nouns, handles, dns, witness, trace, events):
         module.add_parser(commands)
     delegate.add_parser(commands, "demo", "see a cluster survive the death of every part")
     delegate.add_parser(commands, "bench", "measure a cluster on this machine")

@@ -20,12 +20,13 @@ from sofs.core.messages import (
 NODE_EXAMPLES: Final = """\
 examples:
   sofs node ls                     machines, their slots, and what is meant for them
-  sofs node drain machine-2       its parts move to others, one after the other
+  sofs node drain machine-2       its clients and parts move to others, one after the other
   sofs node resume machine-2      it may serve again
   sofs node ls --json | jq '.machines[] | select(.slot == 0)'
 
-A drained machine stays drained, also when it comes back, until it is resumed. The last node that
-runs is never ended.
+A drained machine stays drained, also when it comes back, until it is resumed. The clients of its
+node are moved to other nodes before that is ended, for 10 s at most. The last node that runs is
+never ended.
 """
 VOLUME_EXAMPLES: Final = """\
 examples:

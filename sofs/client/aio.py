@@ -123,9 +123,14 @@ class AsyncShare:
     def failovers(self) -> list[FailoverRecord]:
         return list(self.core.facts().failovers)
 
-    def move(self, address: str = "") -> None:
-        """Use another node from now on: ``address``, or any."""
-        self.core.move(address)
+    async def move(self, address: str) -> None:
+        """Use the node at ``address`` from now on, without an error or a long pause for anybody;
+        raises Unavailable when the client stays where it is."""
+        await self.core.move(address)
+
+    def leave(self) -> None:
+        """Leave the node in use at once, as if it had failed."""
+        self.core.leave()
 
     async def settle(self, token: object, *, timeout_ms: int | None = None) -> Settled:
         """Say what became of the operation of an OutcomeUnknown: ``error.token``. Afterwards it has

@@ -12,7 +12,9 @@ class FailoverRecord:
     ``detect_ms``: from the node's last word while an operation waited to the decision to leave (0
     when the stream ended or a witness spoke). ``connect_ms``: to a stream with Hello answered (0
     with a warm one). ``reclaim_ms``: to all handles reclaimed. ``replay_ms``: to the last answer of
-    the operations that were sent again; -1 while some are unanswered.
+    the operations that were sent again; -1 while some are unanswered. A ``planned`` one is a move
+    that somebody asked for: ``drain_ms``, while nothing was sent to the old node any more, until it
+    had answered.
     """
 
     reason: str
@@ -28,11 +30,14 @@ class FailoverRecord:
     handles_lost: int = 0
     replayed: int = 0
     attempts: int = 1
+    planned: bool = False
+    drain_ms: int = 0
 
     @property
     def total_ms(self) -> int:
         """From the node's last word to the last replayed answer, as far as known."""
-        return self.detect_ms + self.connect_ms + self.reclaim_ms + max(0, self.replay_ms)
+        before = self.detect_ms + self.drain_ms
+        return before + self.connect_ms + self.reclaim_ms + max(0, self.replay_ms)
 
 
 @dataclass(frozen=True, slots=True)

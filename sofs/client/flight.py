@@ -34,6 +34,7 @@ from sofs.client.operation import (
     EVERYWHERE,
     FAR_AWAY_MS,
     NOWHERE,
+    CloseWaiter,
     Kind,
     Lane,
     Numbers,
@@ -41,7 +42,6 @@ from sofs.client.operation import (
     RemoteHandle,
     Settled,
     SettleToken,
-    Waiter,
 )
 from sofs.client.spans import Spans
 from sofs.core.messages import (
@@ -110,6 +110,7 @@ class Flight:
         self._queued_bytes = 0
         self._pending_bytes = 0
         self._flying = 0
+        self._drained: asyncio.Future[None] | None = None
         self._channel: Channel | None = None
         self._session = 0
         self._next_deadline_ms = FAR_AWAY_MS
@@ -306,6 +307,8 @@ class Flight:
         if op.flying:
             op.flying = False
             self._flying -= 1
+            if self._drained is not None and not self._flying and not self._drained.done():
+                self._drained.set_result(None)
 
     def on_reply(self, op: Operation, envelope: Envelope) -> None:
         """The channel's reader brings the reply."""
@@ -445,6 +448,17 @@ class Flight:
 
     # Sessions
     # --------------------------------------------------------------------------------------
+
+    def pause(self) -> asyncio.Future[None]:
+        """Send nothing more on the session's channel, whose answers still count: the session is
+        about to end. The future is done when nothing flies any more."""
+        self._channel = None
+        drained: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        if self._flying:
+            self._drained = drained
+        else:
+            drained.set_result(None)
+        return drained
 
     def suspend(self) -> None:
         """The session is over; its channel has ended, so that nothing flies."""
@@ -683,7 +697,7 @@ class Flight:
         token = SettleToken(op.name, op.path, op.number, outcome)
         if isinstance(op.body, Close):
             op.deadline_ms = FAR_AWAY_MS
-            op.waiter = _CloseWaiter(outcome)
+            op.waiter = CloseWaiter(outcome)
             return token
         self._landed(op)
         op.finished = True
@@ -770,22 +784,6 @@ def _needs_proof(op: Operation, refusal: SofsError) -> bool:
     if op.kind is not Kind.METADATA or isinstance(op.body, Abandon | EndClient):
         return False
     return not isinstance(refusal, Abandoned | Expired)
-
-
-class _CloseWaiter(Waiter):
-    """A close that its caller gave up goes on; this takes its answer."""
-
-    def __init__(self, outcome: asyncio.Future[Settled]) -> None:
-        self._outcome = outcome
-
-    def done(self) -> bool:
-        return self._outcome.done()
-
-    def set_result(self, envelope: Envelope, /) -> None:
-        self._outcome.set_result(Settled(True))
-
-    def set_exception(self, error: BaseException, /) -> None:
-        self._outcome.set_exception(error)
 
 
 def _retrieve(outcome: asyncio.Future[Settled]) -> None:

@@ -41,8 +41,16 @@ WARM_CHECK_MS: Final = 1000  # The standby stream is pinged this often...
 WARM_RETRY_MS: Final = 100  # ...and sought anew this often, doubling up to:
 WARM_RETRY_MS_MAX: Final = 2000
 ADDRESSES_MAX: Final = 256
+
+# Planned moves.
+MOVE_PROOF_MS_MAX: Final = 2000  # For a first answer of the authority through the destination.
+MOVE_DRAIN_MS_MAX: Final = 30  # The old node's last answers; what it still owes is sent again.
+MOVE_MS_MAX: Final = 20_000  # From leaving the old node to a session, on whichever node.
+MOVES_WAITING_MAX: Final = 64
+
 HISTORY_MAX: Final = 256  # Failovers remembered for people.
 
 assert SWEEP_MS * 2 <= HEARTBEAT_MS
 assert HEARTBEAT_MS < CLIENT_HEDGE_MS
+assert MOVE_DRAIN_MS_MAX < CLIENT_HEDGE_MS
 assert FLIGHT_BYTES_MAX > PIECES_MAX * PIECE_BYTES

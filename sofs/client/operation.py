@@ -245,3 +245,19 @@ class Operation:
 
     def set_exception(self, error: BaseException, /) -> None:
         self.owner.on_lost(self, error)
+
+
+class CloseWaiter(Waiter):
+    """A close that its caller gave up goes on; this takes its answer."""
+
+    def __init__(self, outcome: asyncio.Future[Settled]) -> None:
+        self._outcome = outcome
+
+    def done(self) -> bool:
+        return self._outcome.done()
+
+    def set_result(self, envelope: Envelope, /) -> None:
+        self._outcome.set_result(Settled(True))
+
+    def set_exception(self, error: BaseException, /) -> None:
+        self._outcome.set_exception(error)

@@ -27,7 +27,6 @@ import contextlib
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from itertools import islice
 from typing import Final
 
@@ -35,9 +34,11 @@ from sofs.client import limits
 from sofs.client.dialing import AddressBook, Dialer, Resolver, node_of
 from sofs.client.facts import ClusterFacts, FailoverRecord
 from sofs.client.flight import Flight
+from sofs.client.moving import Mover
 from sofs.client.operation import Kind, RemoteHandle, Settled, SettleToken
 from sofs.client.spans import Spans
 from sofs.client.story import ClientStory
+from sofs.client.using import Session, SessionEnd, Signal
 from sofs.client.witness import WitnessClient
 from sofs.constants import (
     CLIENT_HEDGE_MS,
@@ -88,67 +89,6 @@ from sofs.services.tasks import Tasks
 STALL_MS: Final = 2 * limits.SWEEP_MS + 50  # A gap between sweeps that is this process's own.
 
 
-@dataclass(slots=True)
-class SessionEnd:
-    """Why a session is to end. ``prefer``: an address to try first."""
-
-    reason: str
-    error: SofsError
-    detect_ms: int = 0
-    prefer: str = ""
-    trace: bytes = b""  # Of the notice that says so.
-
-
-class Session:
-    """A stream in use, with its handles reclaimed."""
-
-    __slots__ = ("address", "channel", "node", "number", "over")
-
-    def __init__(self, channel: Channel, number: int) -> None:
-        self.channel = channel
-        self.address = channel.peer
-        self.node = node_of(channel)
-        self.number = number
-        self.over: asyncio.Future[SessionEnd] = asyncio.get_running_loop().create_future()
-        channel.ended.add_done_callback(self._stream_ended)
-
-    def end(self, end: SessionEnd) -> None:
-        """Ask the keeper for another session; only the first reason counts."""
-        if not self.over.done():
-            self.over.set_result(end)
-
-    def _stream_ended(self, ended: asyncio.Future[SofsError]) -> None:
-        self.end(SessionEnd("stream ended", ended.result()))
-
-
-class Signal:
-    """A flag that a task waits for, with a limit."""
-
-    def __init__(self) -> None:
-        self._raised = False
-        self._waiter: asyncio.Future[None] | None = None
-
-    def set(self) -> None:
-        self._raised = True
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
-
-    async def wait(self, clock: Clock, limit_ms: float | None = None) -> None:
-        """Return when it was set, or after ``limit_ms``; then it is clear."""
-        if not self._raised:
-            self._waiter = asyncio.get_running_loop().create_future()
-            if limit_ms is None:
-                await self._waiter
-            else:
-                timer = asyncio.ensure_future(clock.sleep_ms(limit_ms))
-                try:
-                    await asyncio.wait((self._waiter, timer), return_when=asyncio.FIRST_COMPLETED)
-                finally:
-                    timer.cancel()
-        self._raised = False
-        self._waiter = None
-
-
 class ClientCore:
     """One client identity on one share. Create it inside a running event loop, ``start`` it, use
     ``flight`` for operations, ``close`` it."""
@@ -192,6 +132,7 @@ class ClientCore:
             self._operation_ends_session,
             Spans(recorder),
         )
+        self.mover = Mover(self)
         self._registration = self.flight.take_op_id()  # The first of all: 1.
         self._registered = False
         self._witness: WitnessClient | None = None
@@ -260,6 +201,7 @@ class ClientCore:
 
     async def _stop(self, error: SofsError) -> None:
         self._closed = self._stopped = True
+        self.mover.ended(error)
         session, self._session = self._session, None
         warm, self._warm = self._warm, None
         self.flight.close(error)
@@ -289,6 +231,7 @@ class ClientCore:
         failure = Unavailable(f"internal error of the client: {error!r}; connect again")
         failure.__cause__ = error
         self._closed = True
+        self.mover.ended(failure)
         self.flight.close(failure)
         if not self._ready.done():
             self._ready.set_exception(failure)
@@ -336,13 +279,41 @@ class ClientCore:
             failovers=tuple(self._history),
         )
 
-    def move(self, address: str, reason: str = "moved") -> None:
-        """Leave the node in use for ``address`` ("" for any other), if it can be reached."""
+    async def move(self, address: str, reason: str = "moved") -> None:
+        """Use the node at ``address`` from now on; raises why the client stays where it is."""
+        await self.mover.move(address, reason)
+
+    def leave(self, reason: str = "left") -> None:
+        """Leave the node in use at once, for any other."""
         if self._session is not None:
-            self.story.move_requested(self._session.address, address, reason)
-            self._session.end(
-                SessionEnd(reason, Unavailable(f"the client is moving: {reason}"), prefer=address)
-            )
+            self._session.end(SessionEnd(reason, Unavailable(f"the client is moving: {reason}")))
+
+    @property
+    def session(self) -> Session | None:
+        """The one in use; None between two."""
+        session = self._session
+        return None if session is None or session.over.done() else session
+
+    async def standby(self, address: str) -> Channel:
+        """The warm stream, if it leads to ``address``; else a fresh one to there."""
+        warm = self._warm
+        if warm is not None and warm.alive and warm.peer == address:
+            return warm
+        return await self._dialer.open(address)
+
+    def keep_standby(self, channel: Channel) -> None:
+        """Let ``channel`` be the warm stream."""
+        warm, self._warm = self._warm, channel
+        if warm is not None and warm is not channel:
+            self._tasks.spawn(warm.close(), "close-warm")
+
+    async def prove(self, channel: Channel) -> None:
+        """Return when the authority answered through ``channel``: it takes a reclaim of nothing."""
+        op_id = self.flight.take_op_id()
+        try:
+            await self._ask_reclaim(channel, op_id, ())
+        finally:
+            self.flight.drop_op_id(op_id)
 
     # Messages
     # --------------------------------------------------------------------------------------
@@ -384,16 +355,21 @@ class ClientCore:
                 self._history.append(record)
             if not self._ready.done():
                 self._ready.set_result(None)
+            self.mover.arrived(session.address)
             tender = self._tasks.spawn(self._tend_session(session), "tender")
             end = await session.over
             tender.cancel()
             self._session = None
-            self.story.session_ended(session.address, session.node, end.reason, end.error)
+            self.story.session_ended(session.address, session.node, end)
             self.flight.suspend()
             session.channel.end(end.error)
             self._tasks.spawn(session.channel.close(), "close-stream")
-            # Sessions that answer nothing must not follow one another at full speed.
-            pause_ms = self._next_pause(pause_ms) if self.flight.answered == answered else 0
+            # Sessions that answer nothing must not follow one another at full speed; but a client
+            # that had nothing to ask for a while is no such case, nor is a move.
+            lasted_ms = self.clock.monotonic_ms() - started
+            brief = lasted_ms < limits.SESSION_RETRY_MS_MAX and not end.planned
+            vain = brief and self.flight.answered == answered
+            pause_ms = self._next_pause(pause_ms) if vain else 0
             if pause_ms > RECONNECT_BACKOFF_MS:
                 await self.clock.sleep_ms(pause_ms)
 
@@ -433,8 +409,9 @@ class ClientCore:
             record = FailoverRecord(
                 end.reason, left, "", self.clock.wall_ns(), detect_ms=end.detect_ms
             )
+            record.planned, record.drain_ms = end.planned, end.drain_ms
         started = self.clock.monotonic_ms()
-        avoid = {left: None} if left else {}
+        avoid = {left: None} if left and not (end and end.planned) else {}
         backoff_ms = RECONNECT_BACKOFF_MS
         attempts = 0
         while True:
@@ -442,6 +419,8 @@ class ClientCore:
             try:
                 with self._step(SpanKind.RECONNECT):
                     prefer = end.prefer if end and attempts == 1 else ""
+                    if end and end.planned and attempts == 2:
+                        prefer = left  # Back to where it was well.
                     channel, warm = await self._dial(avoid, prefer)
                 connected = self.clock.monotonic_ms()
                 try:
@@ -753,31 +732,29 @@ class ClientCore:
             channel = await self._dialer.first(others, lambda c: node_of(c) != session.node)
         except SofsError:
             return False  # Tried again by the tender; a failover walks the addresses meanwhile.
+        if self._warm is not None and self._warm.alive:
+            await channel.close()  # A move brought its own meanwhile.
+            return True
         self._warm = channel
         self._take_hint(channel)
         return True
 
     async def _heed_witness(self, session: Session) -> None:
-        """Register with a witness and leave the node at once when it says so."""
+        """Register with a witness; leave the node, or move, when it says so."""
         witness = WitnessClient(
-            self._dialer, self.clock, self.client_id, self.share, self.story.events
+            self._dialer,
+            self.clock,
+            self.client_id,
+            self.share,
+            self.mover.move,
+            self._tasks,
+            self.story.events,
         )
         self._witness = witness
-        while True:
-            notice = await witness.heed(session.channel, session.address, session.node)
-            if notice is None or notice.destination != session.address:
-                break
+        notice = await witness.heed(session.channel, session.address, session.node)
         if notice is not None:
-            if notice.move:
-                self.story.move_requested(session.address, notice.destination, notice.reason)
-            session.end(
-                SessionEnd(
-                    notice.reason,
-                    Unavailable(f"witness: {notice.reason}"),
-                    prefer=notice.destination,
-                    trace=notice.trace,
-                )
-            )
+            why = Unavailable(f"witness: {notice.reason}")
+            session.end(SessionEnd(notice.reason, why, trace=notice.trace))
 
 
 _LOSING: Final = (ObjectNameNotFound.code, AccessDenied.code)

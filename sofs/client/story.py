@@ -1,7 +1,7 @@
 """What a client tells of its sessions, as events of the channel SMBClient (``core/events.py``).
 
-A session that is lost and goes on elsewhere is one pair of events, and so is a move that somebody
-asked for: whoever asked (``move_requested``), the session's end and the next session say the rest.
+A session that is lost and goes on elsewhere is one pair of events. A move that somebody asked for
+is another: the mover tells both, and the sessions in between are not told.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from sofs.ports.events import Events
 if TYPE_CHECKING:
     from sofs.client.facts import FailoverRecord
     from sofs.client.operation import RemoteHandle
+    from sofs.client.using import SessionEnd
 
 LISTED_MAX: Final = 32  # Handles that are told one by one.
 
@@ -26,31 +27,33 @@ class ClientStory:
     def __init__(self, events: Events, share: str) -> None:
         self.events = events
         self._share = share
-        self._moving: str | None = None  # Where to, "" for any other node.
         self._share_lost = False
 
     def move_requested(self, address: str, destination: str, reason: str) -> None:
-        """This client is to leave ``address``; the session's end follows."""
-        self._moving = destination
+        """This client is to leave ``address``, which is well."""
+        self.events.emit(e.MOVE_REQUESTED, address=address, destination=destination, reason=reason)
+
+    def move_done(self, origin: str, address: str, handles: int, took_ms: int) -> None:
+        """It is where it was to be."""
         self.events.emit(
-            e.MOVE_REQUESTED,
-            address=address,
-            destination=destination or "any other node",
-            reason=reason,
+            e.MOVE_DONE, origin=origin, address=address, handles=handles, took_ms=took_ms
         )
 
-    def session_ended(self, address: str, node: str, reason: str, error: SofsError) -> None:
-        """The session with a node is over."""
-        if self._moving is None:
-            why = str(error) if reason == "stream ended" else reason
+    def move_failed(self, destination: str, address: str, error: SofsError) -> None:
+        """It is at ``address`` ("" between two), and goes on there."""
+        self.events.emit(e.MOVE_FAILED, destination=destination, address=address, reason=str(error))
+
+    def session_ended(self, address: str, node: str, end: SessionEnd) -> None:
+        """The session with a node is over; in a move, that is told otherwise."""
+        if not end.planned:
+            why = str(end.error) if end.reason == "stream ended" else end.reason
             self.events.emit(
                 e.SESSION_LOST, address=address, node=node, share=self._share, reason=why
             )
 
     def session_begun(self, address: str, node: str, record: FailoverRecord, took_ms: int) -> None:
         """The session goes on, with its handles reclaimed."""
-        moving, self._moving = self._moving, None
-        if moving is None:
+        if not record.planned:
             self.events.emit(
                 e.SESSION_RESTORED,
                 address=address,
@@ -59,21 +62,6 @@ class ClientStory:
                 handles=record.handles,
                 handles_lost=record.handles_lost,
                 took_ms=took_ms,
-            )
-        elif address == moving or (not moving and address != record.from_address):
-            self.events.emit(
-                e.MOVE_DONE,
-                origin=record.from_address,
-                address=address,
-                handles=record.handles,
-                took_ms=took_ms,
-            )
-        else:
-            self.events.emit(
-                e.MOVE_FAILED,
-                destination=moving or "any other node",
-                address=address,
-                reason="it could not be reached",
             )
         if self._share_lost:
             self._share_lost = False

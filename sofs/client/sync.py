@@ -370,9 +370,13 @@ class Share:
     def failovers(self) -> list[FailoverRecord]:
         return list(self.facts().failovers)
 
-    def move(self, address: str = "") -> None:
-        """Use another node from now on: ``address``, or any."""
-        self._loop.post(lambda: self._share.move(address))
+    def move(self, address: str) -> None:
+        """Use the node at ``address`` from now on; see ``AsyncShare.move``."""
+        self._loop.run(self._share.move(address))
+
+    def leave(self) -> None:
+        """Leave the node in use at once, as if it had failed."""
+        self._loop.post(self._share.leave)
 
     def settle(self, token: object, *, timeout_ms: int | None = None) -> Settled:
         """Say what became of the operation of an OutcomeUnknown: ``error.token``."""

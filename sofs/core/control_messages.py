@@ -19,6 +19,7 @@ from sofs.core.message_parts import (
     PartStatus,
     ShareInfo,
     VolumeInfo,
+    WitnessedClient,
 )
 
 # Resume-key service: follower <-> active authority
@@ -108,14 +109,17 @@ class GetInterfaceList(Message):
 @message(145)
 @dataclass(slots=True)
 class InterfaceList(Message):
+    """``net_name``: of the cluster, "" if it has none; who registers gives it."""
+
     interfaces: list[Interface] = field(default_factory=list)
+    net_name: str = ""
 
 
 @message(146)
 @dataclass(slots=True)
 class RegisterWitness(Message):
-    """-> RegisterWitnessReply. ``version`` 0x00020000. ``address``: of the node that the client
-    uses."""
+    """-> RegisterWitnessReply. MS-SWN's RegisterEx: ``version`` 0x00020000. ``address``: of the
+    node that the client uses."""
 
     version: int = 0
     net_name: str = ""
@@ -158,6 +162,73 @@ class UnregisterWitness(Message):
     """-> Done."""
 
     context: bytes = b""
+
+
+@message(151)
+@dataclass(slots=True)
+class RegisterWitnessV1(Message):
+    """-> RegisterWitnessReply. MS-SWN's first method: ``version`` 0x00010001; the whole cluster, no
+    keep-alive."""
+
+    version: int = 0
+    net_name: str = ""
+    address: str = ""
+    client_name: str = ""
+
+
+@message(152)
+@dataclass(slots=True)
+class MoveOutcome(Message):
+    """-> Done. What became of a move that a notification asked for: ``address`` is of the node that
+    the client uses now; ``text`` is empty, or says why it is not the one it was to move to."""
+
+    context: bytes = b""
+    address: str = ""
+    text: str = ""
+
+
+@message(153)
+@dataclass(slots=True)
+class ListWitnessed(Message):
+    """-> WitnessedList. Leave out the first ``skip``."""
+
+    skip: int = 0
+
+
+@message(154)
+@dataclass(slots=True)
+class WitnessedList(Message):
+    """Some registrations, of ``total``. ``address``: of the node beside the witness."""
+
+    witness: str = ""
+    address: str = ""
+    net_name: str = ""
+    clients: list[WitnessedClient] = field(default_factory=list)
+    total: int = 0
+
+
+@message(155)
+@dataclass(slots=True)
+class MoveClients(Message):
+    """-> ClientsMoved, when all who were told said what became of it. One of: the client of that
+    name, those who registered for that share, those who use the node at ``leaving``.
+    ``destinations``: addresses of nodes, taken in turns."""
+
+    client_name: str = ""
+    share_name: str = ""
+    leaving: str = ""
+    destinations: list[str] = field(default_factory=list)
+
+
+@message(156)
+@dataclass(slots=True)
+class ClientsMoved(Message):
+    """``told``: how many were not there already; ``moved``: how many of these are at their
+    destination now; ``reasons``: why others are not, the first ones."""
+
+    told: int = 0
+    moved: int = 0
+    reasons: list[str] = field(default_factory=list)
 
 
 # DNS service

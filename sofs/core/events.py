@@ -311,6 +311,10 @@ INTERFACES_FAILED: Final = _kind(
     _WITNESSED, 3, "InterfaceListFailed", "{address} gave no list of witnesses: {reason}",
     Level.WARNING, address=str, reason=str,
 )  # fmt: skip
+INTERFACES_AWAITED: Final = _kind(
+    _WITNESSED, 4, "InterfaceListAwaited",
+    "{address} knows no other node yet; its list of witnesses is awaited", address=str,
+)  # fmt: skip
 WITNESS_SELECTED: Final = _kind(
     _WITNESSED, 5, "WitnessSelected", "the witness on {node} at {witness} was selected",
     witness=str, node=str,
@@ -367,12 +371,12 @@ SERVICE_NODE_HERE: Final = _kind(
 )  # fmt: skip
 SERVICE_CLIENT_MOVED: Final = _kind(
     _SERVICE, 6, "ClientMoveAsked",
-    "client {client} was asked to move to {destination} ({told} registrations)",
+    "move of client {client} to {destination}: {told} registrations were told",
     client=str, destination=str, told=int,
 )  # fmt: skip
 SERVICE_SHARE_MOVED: Final = _kind(
     _SERVICE, 7, "ShareMoveAsked",
-    "clients of the share {share} were asked to move to {destination} ({told} registrations)",
+    "move of the clients of the share {share} to {destination}: {told} registrations were told",
     share=str, destination=str, told=int,
 )  # fmt: skip
 

@@ -270,6 +270,22 @@ class Interface:
 
 
 @dataclass(slots=True)
+class WitnessedClient:
+    """A registration as an administrator sees it. ``address``, ``node``: what the client uses.
+    ``state``: "registered", or "requested-notification" while an AsyncNotify waits."""
+
+    client_name: str = ""
+    share_name: str = ""
+    address: str = ""
+    node: str = ""
+    state: str = ""
+    flags: int = 0
+    version: int = 0
+    sent: int = 0
+    queued: int = 0
+
+
+@dataclass(slots=True)
 class DnsMember:
     """A node of the access point. ``hosts``: its addresses, IPv6 without brackets. ``machine``:
     whom the leader gave its place to. ``registered``, ``listed``: only in a MemberList."""

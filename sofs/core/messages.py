@@ -31,6 +31,9 @@ from sofs.core.control_messages import (  # isort: skip
     RegisterMemberReply as RegisterMemberReply, RegisterWitness as RegisterWitness,
     RegisterWitnessReply as RegisterWitnessReply, SetMembers as SetMembers, ShareList as ShareList,
     SharesSeen as SharesSeen, UnregisterWitness as UnregisterWitness, VolumeList as VolumeList,
+    RegisterWitnessV1 as RegisterWitnessV1, MoveOutcome as MoveOutcome, ListWitnessed as
+    ListWitnessed, WitnessedList as WitnessedList, MoveClients as MoveClients, ClientsMoved as
+    ClientsMoved,
 )
 from sofs.core.control_messages import (  # isort: skip
     CloseHandle as CloseHandle, HandleList as HandleList, HandleReleased as HandleReleased,
@@ -48,7 +51,8 @@ from sofs.core.message_parts import (  # isort: skip
     LockRange, LogEntry as LogEntry, LogInfo as LogInfo, MachineInfo as MachineInfo, OpenOptions as
     OpenOptions, PartStatus as PartStatus, ReclaimItem as ReclaimItem, ReclaimResult as
     ReclaimResult, Share as Share, ShareInfo as ShareInfo, Signed as Signed, TokenMode as TokenMode,
-    VolumeInfo as VolumeInfo, Window as Window, HandleInfo as HandleInfo,
+    VolumeInfo as VolumeInfo, Window as Window, WitnessedClient as WitnessedClient, HandleInfo as
+    HandleInfo,
 )
 # fmt: on
 

@@ -19,6 +19,10 @@ limit takes. So the rules here only weigh speed against needless failovers:
   node, knows better; were it told to leave instead, a witness cut off from everybody would chase
   its clients from node to node.
 
+Moves. A client that is told to move says what became of it (``MoveOutcome``); the moves that wait
+for that are the part's, not ours. What an administrator asks for is told like any other change: a
+client that does not listen now finds it in its queue.
+
 Notifications that nobody asks for queue on their registration, one answer each, so that
 "unavailable" and "available" are two answers in that order. A queue over its limit ends the
 registration: the client is told NOT_FOUND and registers anew.
@@ -32,6 +36,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Final, Generic, TypeVar
 
 from sofs.constants import (
@@ -39,7 +44,13 @@ from sofs.constants import (
     SILENCE_MS,
     SUSPICION_FORGET_MS,
 )
-from sofs.core.messages import Interface, Notification, RegisterWitness
+from sofs.core.messages import (
+    Interface,
+    MoveClients,
+    Notification,
+    RegisterWitness,
+    WitnessedClient,
+)
 from sofs.errors import (
     DeadlineExceeded,
     InvalidParameter,
@@ -51,6 +62,7 @@ from sofs.errors import (
 )
 
 VERSION: Final = 0x00020000
+VERSION_1: Final = 0x00010001  # Of MS-SWN's first method, RegisterWitnessV1.
 UNKNOWN: Final = 0
 AVAILABLE: Final = 1
 UNAVAILABLE: Final = 255
@@ -68,6 +80,7 @@ REGISTRATIONS_MAX: Final = 16_384  # A witness.
 OWNER_REGISTRATIONS_MAX: Final = 64  # A stream.
 NOTIFICATIONS_MAX: Final = 32  # Queued on one registration.
 CLIENT_NAME_CHARS_MAX: Final = 256
+LISTED_MAX: Final = 2_048  # In one answer to an administrator.
 OWN_STALL_MS: Final = 2 * HEARTBEAT_MS + 50  # A gap in our own beat: we were not running.
 
 SLOW_SILENCE_MS: Final = 2 * SILENCE_MS  # Of a node that was slow lately.
@@ -223,6 +236,8 @@ class Registration(Generic[Asker]):
     address: str
     keep_alive_ms: int
     used_ms: int
+    flags: int = 0
+    version: int = VERSION
     asker: Asker | None = None
     queue: deque[Notification] = field(default_factory=deque)
     sent: int = 0
@@ -242,9 +257,9 @@ class WitnessRegistry(Generic[Asker]):
         net_name: str = "",
     ) -> None:
         self._places = list(places)
-        self._own_node = own_node
+        self.own_node = own_node
         self._has_share = has_share
-        self._net_name = net_name
+        self.net_name = net_name
         self._states = {place.node: UNKNOWN for place in places}
         self._names: dict[str, str] = {}
         if own_node in self._states:
@@ -256,7 +271,7 @@ class WitnessRegistry(Generic[Asker]):
 
     def watched(self) -> list[str]:
         """The addresses of the nodes to watch: all but the own one."""
-        return [place.node for place in self._places if place.node != self._own_node]
+        return [place.node for place in self._places if place.node != self.own_node]
 
     def state(self, node: str) -> int:
         return self._states.get(node, UNKNOWN)
@@ -267,7 +282,7 @@ class WitnessRegistry(Generic[Asker]):
                 place,
                 name=self._names.get(place.node, ""),
                 state=self._states[place.node],
-                own=place.node == self._own_node,
+                own=place.node == self.own_node,
             )
             for place in self._places
         ]
@@ -295,20 +310,21 @@ class WitnessRegistry(Generic[Asker]):
     def registrations(self) -> list[Registration[Asker]]:
         return list(self._registrations.values())
 
-    def check(self, request: RegisterWitness) -> None:
+    def check(self, request: RegisterWitness, version: int = VERSION) -> None:
         """Raise why ``request`` can never be served: RevisionMismatch, InvalidParameter,
-        InvalidState."""
-        if request.version != VERSION:
+        InvalidState. ``version``: of the method that was called."""
+        if request.version != version:
             raise RevisionMismatch(
-                f"witness protocol {request.version:#x}; this server speaks {VERSION:#x}"
+                f"witness protocol {request.version:#x}; this method is of {version:#x}"
             )
         if not 0 < len(request.client_name) <= CLIENT_NAME_CHARS_MAX:
             raise InvalidParameter(f"client_name: 1 to {CLIENT_NAME_CHARS_MAX} characters")
         if not request.address:
             raise InvalidParameter("address: give the address of the node that you use")
-        if request.net_name and request.net_name.lower() != self._net_name.lower():
+        if request.net_name.lower() != self.net_name.lower():
             raise InvalidParameter(
-                f"net_name {request.net_name!r}; this cluster's is {self._net_name!r}"
+                f"net_name {request.net_name!r}; this cluster's is {self.net_name!r}, as the "
+                "interface list says"
             )
         if request.flags & ~IP_NOTIFICATION:
             raise InvalidParameter(f"flags {request.flags:#x}; only {IP_NOTIFICATION:#x} is known")
@@ -320,19 +336,24 @@ class WitnessRegistry(Generic[Asker]):
             raise InvalidState(
                 f"{request.address} is no node of this access point; ask for the interface list"
             )
-        if request.address == self._own_node:
+        if request.address == self.own_node:
             raise InvalidState(
                 "this witness is on that node's host and would die with it; choose another witness"
             )
 
     def register(
-        self, now_ms: int, owner: object, context: bytes, request: RegisterWitness
+        self,
+        now_ms: int,
+        owner: object,
+        context: bytes,
+        request: RegisterWitness,
+        version: int = VERSION,
     ) -> None:
         """Take a registration under a fresh secret ``context``; it ends with ``owner`` (a stream).
 
         Raises what ``check`` raises, InvalidState while the node is not reached from here, and
         LimitExceeded."""
-        self.check(request)
+        self.check(request, version)
         if self._states[request.address] == UNAVAILABLE:
             raise InvalidState(
                 f"this witness does not reach {request.address}; choose another witness"
@@ -355,6 +376,8 @@ class WitnessRegistry(Generic[Asker]):
             request.address,
             request.keep_alive_s * 1000,
             now_ms,
+            request.flags,
+            request.version,
         )
 
     def ask(self, now_ms: int, owner: object, context: bytes, asker: Asker) -> list[Answer[Asker]]:
@@ -398,44 +421,59 @@ class WitnessRegistry(Generic[Asker]):
 
     # Moves
 
-    def move_client(
-        self, now_ms: int, client_name: str, destination: str
-    ) -> tuple[int, list[Answer[Asker]]]:
-        """Ask a client to move all it has to ``destination``. Returns (registrations told,
-        answers); a client that is there already is not told. InvalidParameter for a destination
-        that is no node, NotFound for a client that is not registered here."""
-        self._check_destination(destination)
-        known = [r for r in self.registrations() if r.client_name == client_name]
-        if not known:
-            raise NotFound(f"client {client_name!r} is not registered here; ask another witness")
-        return self._move(now_ms, known, CLIENT_MOVE, destination)
-
-    def move_share(
-        self, now_ms: int, share: str, destination: str
-    ) -> tuple[int, list[Answer[Asker]]]:
-        """Ask all who registered for ``share`` by name to move; registrations for the cluster as a
-        whole get nothing. InvalidParameter for a destination that is no node."""
-        self._check_destination(destination)
-        known = [
-            r
-            for r in self.registrations()
-            if r.share_name and r.share_name.lower() == share.lower()
-        ]
-        return self._move(now_ms, known, SHARE_MOVE, destination)
-
-    def _check_destination(self, destination: str) -> None:
-        if destination not in self._states:
-            raise InvalidParameter(
-                f"destination {destination!r}; choose one of {', '.join(self._states)}"
+    def clients(self, skip: int) -> list[WitnessedClient]:
+        """Registrations as administrators see them, but the first ``skip``."""
+        return [
+            WitnessedClient(
+                r.client_name,
+                r.share_name,
+                r.address,
+                self._names.get(r.address, "") or r.address,
+                "registered" if r.asker is None else "requested-notification",
+                r.flags,
+                r.version,
+                r.sent,
+                len(r.queue),
             )
+            for r in islice(self._registrations.values(), skip, skip + LISTED_MAX)
+        ]
 
-    def _move(
-        self, now_ms: int, known: list[Registration[Asker]], kind: int, destination: str
-    ) -> tuple[int, list[Answer[Asker]]]:
-        told = [r for r in known if r.address != destination]
-        name = self._names.get(destination, "") or destination
-        notice = Notification(kind, self.state(destination), name, destination)
-        return len(told), self._tell(now_ms, told, notice)
+    def has(self, context: bytes, owner: object | None = None) -> bool:
+        """Is there such a registration, of ``owner`` if one is given?"""
+        registration = self._registrations.get(context)
+        return registration is not None and owner in (None, registration.owner)
+
+    def move(self, now_ms: int, body: MoveClients) -> tuple[dict[bytes, str], list[Answer[Asker]]]:
+        """Ask clients to move; see ``MoveClients``. Returns the contexts of the registrations told,
+        each with its destination (a client that is there already is not told), and answers.
+
+        InvalidParameter for a destination that is no node, or without exactly one way to say who is
+        meant; NotFound for a client by name that is not registered here."""
+        for destination in body.destinations or [""]:
+            if destination not in self._states:
+                raise InvalidParameter(
+                    f"destination {destination!r}; choose one of {', '.join(self._states)}"
+                )
+        named = [body.client_name, body.share_name, body.leaving]
+        if sum(map(bool, named)) != 1:
+            raise InvalidParameter("give one of client_name, share_name and leaving")
+        known = [r for r in self.registrations() if _is_meant(body, r)]
+        if body.client_name and not known:
+            raise NotFound(
+                f"client {body.client_name!r} is not registered here; ask another witness"
+            )
+        kind = SHARE_MOVE if body.share_name else CLIENT_MOVE
+        told: dict[bytes, str] = {}
+        answers: list[Answer[Asker]] = []
+        for turn, registration in enumerate(known):
+            destination = body.destinations[turn % len(body.destinations)]
+            if registration.address == destination:
+                continue
+            told[registration.context] = destination
+            name = self._names.get(destination, "") or destination
+            notice = Notification(kind, self.state(destination), name, destination)
+            answers += self._tell(now_ms, [registration], notice)
+        return {c: d for c, d in told.items() if c in self._registrations}, answers
 
     # Telling
 
@@ -470,6 +508,14 @@ class WitnessRegistry(Generic[Asker]):
         if registration.asker is None:
             return []
         return [(registration.asker, NotFound("the registration was ended; register again"))]
+
+
+def _is_meant(body: MoveClients, registration: Registration[Asker]) -> bool:
+    if body.client_name:
+        return registration.client_name == body.client_name
+    if body.share_name:
+        return registration.share_name.lower() == body.share_name.lower()
+    return registration.address == body.leaving
 
 
 def _keep_alive_passed() -> DeadlineExceeded:

@@ -61,6 +61,7 @@ WITNESS_PORT: Final = 7441
 AUTHORITY_PORT: Final = 7450
 LEADER_PORT: Final = 7460
 LEADER_HOST: Final = "10.0.2.1"
+ADMIN_HOST: Final = "10.0.2.2"
 RUN: Final = b"r" * 16
 
 
@@ -406,6 +407,10 @@ class Cluster:
         return [
             p for p in [*self.parts, *self.twins] if p.process is not None and role in ("", p.role)
         ]
+
+    def admin(self, name: str) -> SimProcess:
+        """A process for an administrator, who is no client."""
+        return self.world.process(name, self.client_machine, ADMIN_HOST, 1.0)
 
     def client(self, name: str) -> SimProcess:
         """A process for a client on a machine of its own."""

@@ -10,6 +10,7 @@ from sofs.services.leader.run import LEADER_ROLE
 from sofs.sim.cluster import Cluster
 from sofs.sim.damage import RECORD_WORKLOADS, Damager
 from sofs.sim.disk import DiskFaults
+from sofs.sim.moves import CROSSING, DEADLY, PLAIN, Moves
 from sofs.sim.objects import StoreFaults
 from sofs.sim.traps import Trap, drawn
 from sofs.sim.world import Machine, SimProcess
@@ -33,6 +34,7 @@ class Faults:
         self._calm = False
         self.injected: dict[str, int] = {}
         slots = self.plan.backend == "slots"
+        self.moves = Moves(cluster, self._freeze)
         self._damager = Damager(self.world, cluster.objects if slots else cluster.disk)
 
     async def run(self) -> None:
@@ -470,4 +472,7 @@ _INJECT: dict[str, Callable[[Faults], None]] = {
     "pause-at-step": lambda f: f.at_step(lambda p: f.pause([p]), "node"),
     "zombie": Faults.zombie,
     "seal-race": Faults.seal_race,
+    PLAIN: lambda f: f.moves.begin(PLAIN),
+    CROSSING: lambda f: f.moves.begin(CROSSING),
+    DEADLY: lambda f: f.moves.begin(DEADLY),
 }

@@ -57,6 +57,7 @@ STEP_FAULTS: Final = (
     "zombie",
     "seal-race",
 )
+MOVE_FAULTS: Final = ("move-client", "move-crossing", "move-deadly")
 WORKLOAD_NAMES: Final = (
     "registers",
     "appends",
@@ -98,7 +99,7 @@ class Plan:
     lanes: int = 1  # Operations of one workload and client at the same time, where it can.
     short_deadlines: float = 0.0  # Chance that an operation has one; it is settled then.
     cancels: float = 0.0  # Chance that an operation is cancelled half-way.
-    moves: float = 0.0  # Chance that a client moves to another node before an operation.
+    moves: float = 0.0  # Chance that a client leaves its node before an operation.
     backend: str = "append"  # Or "slots".
     interleave: bool = False  # Each system call of a blocking step is an event of its own.
     store_us: float = 2_000.0  # One way to the object store.
@@ -161,6 +162,7 @@ def draw_plan(seed: int) -> Plan:
     plan.moves = draw.choice((0.0, 0.02, 0.1))
     _draw_store(plan, random.Random(f"{seed}/plan/store"))
     _draw_steps(plan, random.Random(f"{seed}/plan/steps"))
+    _draw_moves(plan, random.Random(f"{seed}/plan/moves"))
     return plan
 
 
@@ -188,3 +190,10 @@ def _draw_steps(plan: Plan, draw: random.Random) -> None:
     plan.dark_end = draw.random() < 0.3
     plan.workloads += [name for name in LATER_WORKLOADS if draw.random() < 0.15]
     plan.faults += [fault for fault in STEP_FAULTS if draw.random() < 0.1]
+
+
+def _draw_moves(plan: Plan, draw: random.Random) -> None:
+    """What came later has chance of its own, so that older seeds keep their plans."""
+    if plan.nodes > 1 and draw.random() < 0.25:
+        plan.witnesses = plan.nodes
+        plan.faults += [fault for fault in MOVE_FAULTS if draw.random() < 0.6]

@@ -242,7 +242,7 @@ class Run:
         while not self.stopping:
             try:
                 if actor.draw.random() < self.plan.moves:
-                    actor.share.move()
+                    actor.share.leave()
                 healed = self.healed_us > 0
                 await workload.step(actor)
                 actor.healed_steps += healed
@@ -322,7 +322,7 @@ def _outcome(run: Run, loop: SimLoop) -> Outcome:
         run.undecided,
         len(run.history.operations),
         sum(part.lives - 1 for part in run.cluster.parts),
-        dict(run.faults.injected),
+        run.faults.injected | {f"move {word}": n for word, n in run.faults.moves.outcomes.items()},
         run.world.told,
         run.history,
     )

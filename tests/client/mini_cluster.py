@@ -195,6 +195,7 @@ class MiniNode:
         self.postponed: dict[int, int] = {}  # handle -> how many reclaims say "not yet".
         self.registered: asyncio.Event = asyncio.Event()
         self._notify: list[tuple[Channel, int]] = []
+        self.outcomes: list[m.MoveOutcome] = []
         self.listener: Listener | None = None
         self._clock = SystemClock()
         self.incarnation = name.encode().ljust(16, b".")
@@ -242,6 +243,9 @@ class MiniNode:
             self.registered.set()
         elif isinstance(body, m.AsyncNotify):
             self._notify.append((channel, envelope.call))
+        elif isinstance(body, m.MoveOutcome):
+            self.outcomes.append(body)
+            channel.reply(envelope.call, m.Done())
         else:
             raise NotSupported(type(body).__name__)
 

@@ -493,8 +493,8 @@ async def test_planned_move_keeps_handles_and_goes_where_it_was_told() -> None:
             for n in rig.nodes
             if n.address not in (share.facts().address, share.facts().warm_address)
         )
-        share.move(target)
-        await until(lambda: share.facts().address == target)
+        await share.move(target)
+        assert share.facts().address == target
         await file.pwrite(b"x", 0)
 
 

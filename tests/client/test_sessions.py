@@ -10,6 +10,7 @@ from client_rig import Rig, rig_of, until
 from mini_cluster import DROP, LOSE
 
 from sofs.client import limits, witness
+from sofs.client.session import ClientCore
 from sofs.core import messages as m
 from sofs.errors import (
     Abandoned,
@@ -24,6 +25,7 @@ from sofs.errors import (
     SofsError,
     Unavailable,
 )
+from sofs.storage import SystemClock
 
 
 def requests(rig: Rig) -> list[Any]:
@@ -203,7 +205,9 @@ async def test_witness_that_is_silent_does_not_stop_the_selection(
         mute, other = (n for n in rig.nodes if n is not using)
         mute.mute_witness = True
         core = plain.core
-        client = witness.WitnessClient(core._dialer, core.clock, core.client_id, "v1")
+        client = witness.WitnessClient(
+            core._dialer, core.clock, core.client_id, "v1", core.move, core._tasks
+        )
         using.peers = [mute, other]
         session = core._session
         assert session is not None
@@ -223,3 +227,28 @@ async def test_witness_that_freezes_after_the_registration_is_replaced(
         first = share.facts().witness_address
         rig.hub.freeze(first)
         await until(lambda: share.facts().witness_address not in ("", first))
+
+
+class Jumping(SystemClock):
+    """A clock of which the test lets time pass."""
+
+    jumped_ms = 0
+
+    def monotonic_ms(self) -> int:
+        return super().monotonic_ms() + self.jumped_ms
+
+
+@pytest.mark.parametrize(("lasts_ms", "pauses"), [(10_000, 0), (0, 3)])
+async def test_only_brief_sessions_in_which_nothing_was_answered_slow_a_client_down(
+    monkeypatch: pytest.MonkeyPatch, lasts_ms: int, pauses: int
+) -> None:
+    paused: list[int] = []
+    monkeypatch.setattr(ClientCore, "_next_pause", staticmethod(lambda ms: paused.append(ms) or 1))
+    clock = Jumping()
+    async with rig_of(3) as rig, rig.connect(clock=clock) as share:
+        for sessions in (1, 2, 3):
+            await until(lambda n=sessions: share.facts().sessions == n and share.facts().address)
+            clock.jumped_ms += lasts_ms
+            share.leave()
+        await until(lambda: share.facts().sessions == 4)
+        assert len(paused) == pauses

@@ -31,7 +31,7 @@ NUMBERS = {
         *(700, 701, 702, 1002, 1010, 1011, 1013, 1014),
     },
     Channel.SMB_CLIENT: {30611, 30805, 30806, 30807, 30808, 30819, 30820, 30821, 30900},
-    Channel.WITNESS_CLIENT: {2, 3, 5, 6, 7, 8, 9, 10, 12, 14, 41},
+    Channel.WITNESS_CLIENT: {2, 3, 4, 5, 6, 7, 8, 9, 10, 12, 14, 41},
     Channel.RESUME_KEY_FILTER: {1, 2, 3, 4, 5, 6},
     Channel.WITNESS_SERVICE: {1, 2, 4, 5, 6, 7},
 }

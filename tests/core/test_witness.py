@@ -4,7 +4,7 @@ import pytest
 
 from sofs.constants import SILENCE_MS, SUSPICION_FORGET_MS
 from sofs.core import witness as w
-from sofs.core.messages import Interface, Notification, RegisterWitness
+from sofs.core.messages import Interface, MoveClients, Notification, RegisterWitness
 from sofs.errors import (
     DeadlineExceeded,
     InvalidParameter,
@@ -262,30 +262,67 @@ def test_more_than_the_queue_holds_ends_the_registration() -> None:
 def test_a_client_is_asked_to_move_unless_it_is_there() -> None:
     registry = registered()
     registry.ask(0, STREAM, b"ctx", "call")
-    assert registry.move_client(1, "me", A) == (0, [])
-    told, answers = registry.move_client(1, "me", C)
-    assert told == 1
+    assert registry.move(1, MoveClients("me", "", "", [A])) == ({}, [])
+    told, answers = registry.move(1, MoveClients("me", "", "", [C]))
+    assert told == {b"ctx": C}
     assert answers == [("call", Notification(w.CLIENT_MOVE, w.AVAILABLE, "c", C))]
 
 
-def test_only_registrations_for_the_share_hear_of_its_move() -> None:
+def test_swn_share_move_is_heard_by_registrations_for_the_share_only() -> None:
     registry = registered(share_name="")
     other = object()
     registry.register(0, other, b"c", request(client_name="other"))
-    told, answers = registry.move_share(1, "SHARE", C)
-    assert (told, answers) == (1, [])
-    assert kinds(registry.ask(2, other, b"c", "call")) == [("call", w.AVAILABLE)]
+    told, answers = registry.move(1, MoveClients("", "SHARE", "", [C]))
+    assert (told, answers) == ({b"c": C}, [])
+    [(asker, answer)] = registry.ask(2, other, b"c", "call")
+    assert isinstance(answer, Notification)
+    assert (asker, answer.kind, answer.address) == ("call", w.SHARE_MOVE, C)
     assert registry.ask(2, STREAM, b"ctx", "call") == []
+
+
+def test_those_who_use_a_node_that_leaves_are_spread_over_the_others() -> None:
+    registry = registered()
+    for i in range(3):
+        registry.register(0, STREAM, b"%d" % i, request(client_name=str(i)))
+    registry.register(0, STREAM, b"there", request(address=C))
+    told, _ = registry.move(1, MoveClients("", "", A, [B, C]))
+    assert told == {b"ctx": B, b"0": C, b"1": B, b"2": C}
 
 
 def test_a_move_to_nowhere_and_of_nobody_is_refused() -> None:
     registry = registered()
-    with pytest.raises(InvalidParameter):
-        registry.move_client(0, "me", "127.0.0.99:1")
-    with pytest.raises(InvalidParameter):
-        registry.move_share(0, "share", "127.0.0.99:1")
+    for wrong in (
+        MoveClients("me", "", "", ["127.0.0.99:1"]),
+        MoveClients("", "share", "", []),
+        MoveClients("me", "share", "", [C]),
+        MoveClients("", "", "", [C]),
+    ):
+        with pytest.raises(InvalidParameter):
+            registry.move(0, wrong)
     with pytest.raises(NotFound):
-        registry.move_client(0, "nobody", C)
+        registry.move(0, MoveClients("nobody", "", "", [C]))
+    assert registry.ask(0, STREAM, b"ctx", "call") == []
+
+
+def test_a_move_answers_one_question_with_one_kind_of_notice() -> None:
+    registry = registered()
+    registry.turned(1, A, w.UNAVAILABLE)
+    registry.move(2, MoveClients("me", "", "", [C]))
+    assert kinds(registry.ask(3, STREAM, b"ctx", "one")) == [("one", w.UNAVAILABLE)]
+    [(_, answer)] = registry.ask(4, STREAM, b"ctx", "two")
+    assert isinstance(answer, Notification)
+    assert (answer.kind, answer.address) == (w.CLIENT_MOVE, C)
+
+
+def test_administrators_see_registrations_page_by_page(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(w, "LISTED_MAX", 1)
+    registry = registered()
+    registry.register(0, STREAM, b"c", request(client_name="other", share_name=""))
+    registry.ask(0, STREAM, b"ctx", "call")
+    [first], [second] = registry.clients(0), registry.clients(1)
+    assert (first.client_name, first.node, first.state) == ("me", "a", "requested-notification")
+    assert (second.client_name, second.share_name, second.state) == ("other", "", "registered")
+    assert registry.clients(2) == []
 
 
 # What is believed of a node

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x15sofs/v1/witness.proto\x12\x07sofs.v1\"r\n\tInterface\x12\x0c\n\x04node\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x04\x12\r\n\x05state\x18\x03 \x01(\x04\x12\x0c\n\x04ipv4\x18\x04 \x01(\t\x12\x0c\n\x04ipv6\x18\x05 \x01(\t\x12\r\n\x05\x66lags\x18\x06 \x01(\x04\x12\x0c\n\x04port\x18\x07 \x01(\x04\"\x12\n\x10GetInterfaceList\"7\n\rInterfaceList\x12&\n\ninterfaces\x18\x01 \x03(\x0b\x32\x12.sofs.v1.Interface\"\x93\x01\n\x0fRegisterWitness\x12\x0f\n\x07version\x18\x01 \x01(\x04\x12\x10\n\x08net_name\x18\x02 \x01(\t\x12\x12\n\nshare_name\x18\x03 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x04 \x01(\t\x12\x13\n\x0b\x63lient_name\x18\x05 \x01(\t\x12\r\n\x05\x66lags\x18\x06 \x01(\x04\x12\x14\n\x0ckeep_alive_s\x18\x07 \x01(\x04\"\'\n\x14RegisterWitnessReply\x12\x0f\n\x07\x63ontext\x18\x01 \x01(\x0c\"\x1e\n\x0b\x41syncNotify\x12\x0f\n\x07\x63ontext\x18\x01 \x01(\x0c\"J\n\x0cNotification\x12\x0c\n\x04kind\x18\x01 \x01(\x04\x12\r\n\x05state\x18\x02 \x01(\x04\x12\x0c\n\x04node\x18\x03 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x04 \x01(\t\"$\n\x11UnregisterWitness\x12\x0f\n\x07\x63ontext\x18\x01 \x01(\x0c\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x15sofs/v1/witness.proto\x12\x07sofs.v1\"r\n\tInterface\x12\x0c\n\x04node\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x04\x12\r\n\x05state\x18\x03 \x01(\x04\x12\x0c\n\x04ipv4\x18\x04 \x01(\t\x12\x0c\n\x04ipv6\x18\x05 \x01(\t\x12\r\n\x05\x66lags\x18\x06 \x01(\x04\x12\x0c\n\x04port\x18\x07 \x01(\x04\"\x12\n\x10GetInterfaceList\"I\n\rInterfaceList\x12&\n\ninterfaces\x18\x01 \x03(\x0b\x32\x12.sofs.v1.Interface\x12\x10\n\x08net_name\x18\x02 \x01(\t\"\\\n\x11RegisterWitnessV1\x12\x0f\n\x07version\x18\x01 \x01(\x04\x12\x10\n\x08net_name\x18\x02 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x03 \x01(\t\x12\x13\n\x0b\x63lient_name\x18\x04 \x01(\t\"\x93\x01\n\x0fRegisterWitness\x12\x0f\n\x07version\x18\x01 \x01(\x04\x12\x10\n\x08net_name\x18\x02 \x01(\t\x12\x12\n\nshare_name\x18\x03 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x04 \x01(\t\x12\x13\n\x0b\x63lient_name\x18\x05 \x01(\t\x12\r\n\x05\x66lags\x18\x06 \x01(\x04\x12\x14\n\x0ckeep_alive_s\x18\x07 \x01(\x04\"\'\n\x14RegisterWitnessReply\x12\x0f\n\x07\x63ontext\x18\x01 \x01(\x0c\"\x1e\n\x0b\x41syncNotify\x12\x0f\n\x07\x63ontext\x18\x01 \x01(\x0c\"J\n\x0cNotification\x12\x0c\n\x04kind\x18\x01 \x01(\x04\x12\r\n\x05state\x18\x02 \x01(\x04\x12\x0c\n\x04node\x18\x03 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x04 \x01(\t\"$\n\x11UnregisterWitness\x12\x0f\n\x07\x63ontext\x18\x01 \x01(\x0c\"=\n\x0bMoveOutcome\x12\x0f\n\x07\x63ontext\x18\x01 \x01(\x0c\x12\x0f\n\x07\x61\x64\x64ress\x18\x02 \x01(\t\x12\x0c\n\x04text\x18\x03 \x01(\t\"\xa6\x01\n\x0fWitnessedClient\x12\x13\n\x0b\x63lient_name\x18\x01 \x01(\t\x12\x12\n\nshare_name\x18\x02 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x03 \x01(\t\x12\x0c\n\x04node\x18\x04 \x01(\t\x12\r\n\x05state\x18\x05 \x01(\t\x12\r\n\x05\x66lags\x18\x06 \x01(\x04\x12\x0f\n\x07version\x18\x07 \x01(\x04\x12\x0c\n\x04sent\x18\x08 \x01(\x04\x12\x0e\n\x06queued\x18\t \x01(\x04\"\x1d\n\rListWitnessed\x12\x0c\n\x04skip\x18\x01 \x01(\x04\"}\n\rWitnessedList\x12\x0f\n\x07witness\x18\x01 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x02 \x01(\t\x12\x10\n\x08net_name\x18\x03 \x01(\t\x12)\n\x07\x63lients\x18\x04 \x03(\x0b\x32\x18.sofs.v1.WitnessedClient\x12\r\n\x05total\x18\x05 \x01(\x04\"]\n\x0bMoveClients\x12\x13\n\x0b\x63lient_name\x18\x01 \x01(\t\x12\x12\n\nshare_name\x18\x02 \x01(\t\x12\x0f\n\x07leaving\x18\x03 \x01(\t\x12\x14\n\x0c\x64\x65stinations\x18\x04 \x03(\t\"<\n\x0c\x43lientsMoved\x12\x0c\n\x04told\x18\x01 \x01(\x04\x12\r\n\x05moved\x18\x02 \x01(\x04\x12\x0f\n\x07reasons\x18\x03 \x03(\tb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -36,15 +36,29 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_GETINTERFACELIST']._serialized_start=150
   _globals['_GETINTERFACELIST']._serialized_end=168
   _globals['_INTERFACELIST']._serialized_start=170
-  _globals['_INTERFACELIST']._serialized_end=225
-  _globals['_REGISTERWITNESS']._serialized_start=228
-  _globals['_REGISTERWITNESS']._serialized_end=375
-  _globals['_REGISTERWITNESSREPLY']._serialized_start=377
-  _globals['_REGISTERWITNESSREPLY']._serialized_end=416
-  _globals['_ASYNCNOTIFY']._serialized_start=418
-  _globals['_ASYNCNOTIFY']._serialized_end=448
-  _globals['_NOTIFICATION']._serialized_start=450
-  _globals['_NOTIFICATION']._serialized_end=524
-  _globals['_UNREGISTERWITNESS']._serialized_start=526
-  _globals['_UNREGISTERWITNESS']._serialized_end=562
+  _globals['_INTERFACELIST']._serialized_end=243
+  _globals['_REGISTERWITNESSV1']._serialized_start=245
+  _globals['_REGISTERWITNESSV1']._serialized_end=337
+  _globals['_REGISTERWITNESS']._serialized_start=340
+  _globals['_REGISTERWITNESS']._serialized_end=487
+  _globals['_REGISTERWITNESSREPLY']._serialized_start=489
+  _globals['_REGISTERWITNESSREPLY']._serialized_end=528
+  _globals['_ASYNCNOTIFY']._serialized_start=530
+  _globals['_ASYNCNOTIFY']._serialized_end=560
+  _globals['_NOTIFICATION']._serialized_start=562
+  _globals['_NOTIFICATION']._serialized_end=636
+  _globals['_UNREGISTERWITNESS']._serialized_start=638
+  _globals['_UNREGISTERWITNESS']._serialized_end=674
+  _globals['_MOVEOUTCOME']._serialized_start=676
+  _globals['_MOVEOUTCOME']._serialized_end=737
+  _globals['_WITNESSEDCLIENT']._serialized_start=740
+  _globals['_WITNESSEDCLIENT']._serialized_end=906
+  _globals['_LISTWITNESSED']._serialized_start=908
+  _globals['_LISTWITNESSED']._serialized_end=937
+  _globals['_WITNESSEDLIST']._serialized_start=939
+  _globals['_WITNESSEDLIST']._serialized_end=1064
+  _globals['_MOVECLIENTS']._serialized_start=1066
+  _globals['_MOVECLIENTS']._serialized_end=1159
+  _globals['_CLIENTSMOVED']._serialized_start=1161
+  _globals['_CLIENTSMOVED']._serialized_end=1221
 # @@protoc_insertion_point(module_scope)

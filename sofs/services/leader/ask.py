@@ -48,25 +48,25 @@ async def answers(clock: Clock, transport: Transport, claim: Claim) -> bool:
 
 async def part_state(clock: Clock, transport: Transport, address: str) -> PartStateReply:
     """Return what the part at ``address`` says of itself; Unavailable after PART_STATE_MS_MAX."""
-    return await _ask(clock, transport, address, PartState(), PartStateReply, PART_STATE_MS_MAX)
+    return await ask_part(clock, transport, address, PartState(), PartStateReply, PART_STATE_MS_MAX)
 
 
 async def corrupt_list(clock: Clock, transport: Transport, address: str) -> CorruptList:
     """Return what is damaged, from the authority at ``address``; FileNotAvailable when it does not
     own the volume, Unavailable after PART_STATE_MS_MAX."""
-    return await _ask(clock, transport, address, ListCorrupt(), CorruptList, PART_STATE_MS_MAX)
+    return await ask_part(clock, transport, address, ListCorrupt(), CorruptList, PART_STATE_MS_MAX)
 
 
 async def member_list(clock: Clock, transport: Transport, address: str) -> MemberList:
     """Return what the zone is made of, from the DNS part at ``address``; Unavailable after
     PART_STATE_MS_MAX."""
-    return await _ask(clock, transport, address, ListMembers(), MemberList, PART_STATE_MS_MAX)
+    return await ask_part(clock, transport, address, ListMembers(), MemberList, PART_STATE_MS_MAX)
 
 
 async def cluster_status(clock: Clock, transport: Transport, address: str) -> ClusterStatusReply:
     """Return what the leader at ``address`` knows of all parts; Unavailable after
     CLUSTER_STATUS_MS_MAX."""
-    return await _ask(
+    return await ask_part(
         clock, transport, address, ClusterStatus(), ClusterStatusReply, CLUSTER_STATUS_MS_MAX
     )
 
@@ -76,7 +76,7 @@ async def look_at_shares(
 ) -> SharesSeen:
     """Have the node or witness at ``address`` look at the table of shares now; Unavailable after
     ``limit_ms``."""
-    return await _ask(clock, transport, address, LookAtShares(), SharesSeen, limit_ms)
+    return await ask_part(clock, transport, address, LookAtShares(), SharesSeen, limit_ms)
 
 
 async def ask_leader(
@@ -84,10 +84,10 @@ async def ask_leader(
 ) -> R:
     """Ask the leader (or a volume's authority) that holds ``claim``, and no other, something;
     Unavailable after ``limit_ms``."""
-    return await _ask(clock, transport, claim.endpoint, body, kind, limit_ms, claim.incarnation)
+    return await ask_part(clock, transport, claim.endpoint, body, kind, limit_ms, claim.incarnation)
 
 
-async def _ask(
+async def ask_part(
     clock: Clock,
     transport: Transport,
     address: str,
@@ -96,6 +96,8 @@ async def _ask(
     limit_ms: int,
     target: bytes = b"",
 ) -> R:
+    """Ask the part at ``address`` one thing over the cluster service, of ``target`` if it matters;
+    Unavailable after ``limit_ms``."""
     channel = await _open(clock, transport, address, target, limit_ms)
     try:
         return expect(

@@ -16,6 +16,8 @@ last. A part whose creation did not help is created again with a growing pause o
 (``orders``). An error that nobody expected ends the process: then the platform starts another
 leader, which begins from the store.
 
+A node that is to be ended while it runs has its clients moved away first (``partings``).
+
 Who belongs to the access point is told to its DNS part (``services/dns``): the slots that are held,
 each with its machine, once they are durable. Whoever lost its slot is not listed any more.
 """
@@ -42,6 +44,7 @@ from sofs.services.authority.group_log import GroupLog
 from sofs.services.dns.registrar import Registrar
 from sofs.services.leader.desk import Desk
 from sofs.services.leader.orders import AGAIN_MS, Orders
+from sofs.services.leader.partings import Partings
 from sofs.services.leader.plan import (
     DNS,
     NODE,
@@ -52,6 +55,7 @@ from sofs.services.leader.plan import (
     Placed,
     Plan,
     plan,
+    role_of,
     slot_of,
     volume_of,
 )
@@ -158,6 +162,7 @@ class Reign:
         self.state = LeaderState(database)
         self.desk = Desk(self, transport, self._group, env.fenced, env.clock)
         self._orders = Orders(CREATE_AGAIN_MS)
+        self._partings = Partings(env.clock, transport, self._tasks)
         self._alone_since: int | None = None
         self.roster: SetMembers | None = None
         self.registrar: Registrar | None = None
@@ -284,7 +289,10 @@ class Reign:
         step = await self._decide(machines, running)
         self._call_roll()
         self.missing = [part.name for part in step.parts if part.name not in running]
+        self._partings.keep(step.remove)
         for name in step.remove:
+            if not self._may_end(name, step):
+                continue
             await self.check()
             log.info("ending %s", name)
             self._orders.seen(name)
@@ -301,6 +309,27 @@ class Reign:
                 self.facts.pop(part.name, None)
                 await platform.create(self._order(part))
                 self.counters.created += 1
+
+    def _may_end(self, name: str, step: Plan) -> bool:
+        """A node that runs is ended when its clients have been moved away, or will not move."""
+        where = self.running[name]
+        gone = bool(where) and where not in [machine.id for machine in self.machines]
+        if role_of(name) != NODE or gone:
+            return True
+        stay = {
+            other: facts.address
+            for other, facts in self.facts.items()
+            if other in self.running and other not in step.leaving and facts.address
+        }
+        others = [address for other, address in stay.items() if role_of(other) == NODE]
+        # A witness that is to be ended, too, still has the registrations of its clients.
+        witnesses = [
+            facts.address
+            for other, facts in self.facts.items()
+            if role_of(other) == WITNESS and other in self.running and facts.address
+        ]
+        facts = self.facts.get(name, PartFacts())
+        return self._partings.may_end(name, facts.address, others, witnesses)
 
     async def _decide(self, machines: list[Machine], running: Mapping[str, str]) -> Plan:
         """Plan the next step; its desired state is durable when this returns."""

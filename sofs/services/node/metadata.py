@@ -14,6 +14,7 @@ answered when every write that was admitted before this node knew of it is durab
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from collections.abc import Callable, Coroutine, Sequence
 from typing import TYPE_CHECKING, Any, Final
@@ -68,6 +69,7 @@ from sofs.core.messages import (
     WriteFile,
 )
 from sofs.core.trace import NO_CONTEXT
+from sofs.core.witness import MAY_WITNESS
 from sofs.errors import (
     FileClosed,
     FileNotAvailable,
@@ -78,6 +80,7 @@ from sofs.errors import (
     ProtocolError,
     SofsError,
     StaleGeneration,
+    Unavailable,
 )
 from sofs.ports.store import Buffer
 from sofs.ports.stream import Envelope
@@ -462,7 +465,16 @@ class Metadata:
     # ---------------------------------------------------------------------------------
 
     async def _interfaces(self, session: Session, body: GetInterfaceList, data: Buffer) -> Message:
-        return InterfaceList(self._node.config.interfaces())
+        """A node watches nobody: it lists what is configured. While nobody else could witness, the
+        call does not return: not before its session ends, as a node's access point is given with
+        its life."""
+        config = self._node.config
+        interfaces = config.interfaces()
+        if not any(interface.flags & MAY_WITNESS for interface in interfaces):
+            assert session.channel is not None
+            await asyncio.shield(session.channel.ended)
+            raise Unavailable("the session ended")
+        return InterfaceList(interfaces, config.access_point)
 
     async def _stat(self, session: Session, body: Message, data: Buffer) -> Message:
         """The authority may answer that we hold DIRECT_RW, and have it back before the answer is

@@ -11,6 +11,9 @@ What may fail. This process dies: its clients' streams end and they register els
 gap in its own beat gives every node its limit anew. It is cut off: it refuses registrations for
 nodes that it does not reach. In no case does its word free, seal or claim anything.
 
+A move that an administrator asks for is told to its clients, and answered when each of them said
+what became of it (``MoveOutcome``), its registration ended, or MOVE_ANSWER_MS_MAX passed.
+
 A registration belongs to the stream that made it and ends with it. Tables have limits
 (``core/witness.py``); what waits for an answer besides is bounded by LIST_WAITERS_MAX.
 """
@@ -19,6 +22,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final
@@ -27,30 +31,38 @@ from sofs.constants import HEARTBEAT_MS, PROTOCOL_VERSION, RECONNECT_BACKOFF_MS
 from sofs.core import events as e
 from sofs.core.messages import (
     AsyncNotify,
+    ClientsMoved,
     Done,
     GetInterfaceList,
     Hello,
     HelloReply,
     InterfaceList,
+    ListWitnessed,
     LookAtShares,
     Message,
+    MoveClients,
+    MoveOutcome,
     PartState,
     PartStateReply,
     RegisterWitness,
     RegisterWitnessReply,
+    RegisterWitnessV1,
     UnregisterWitness,
+    WitnessedList,
 )
 from sofs.core.share_table import share_key
 from sofs.core.trace import NO_CONTEXT, SpanKind
 from sofs.core.witness import (
     OWN_STALL_MS,
     UNAVAILABLE,
+    VERSION,
+    VERSION_1,
     Answer,
     NodeView,
     WitnessRegistry,
     pair,
 )
-from sofs.errors import LimitExceeded, NotSupported, SofsError, Unavailable
+from sofs.errors import LimitExceeded, NotFound, NotSupported, SofsError, Unavailable
 from sofs.ids import ID_BYTES, Incarnation, short
 from sofs.ports.events import NO_EVENTS, Events
 from sofs.ports.runtime import Clock, Entropy
@@ -69,6 +81,8 @@ REDIAL_MS_MAX: Final = 500  # Between tries, doubling up to this.
 REGISTER_WAIT_MS: Final = 1_000  # For a node that may be about to be seen again.
 EXPIRE_EACH_MS: Final = 1_000
 LIST_WAITERS_MAX: Final = 4_096
+MOVE_ANSWER_MS_MAX: Final = 10_000  # For a client to say what became of a move.
+MOVE_REASONS_MAX: Final = 16
 
 Asker = tuple[Channel, int]
 
@@ -130,6 +144,8 @@ class WitnessPart:
         self._listener: Listener | None = None
         self._channels: dict[Channel, None] = {}
         self._list_waiters: list[Asker] = []
+        # Of each registration the moves that it was told, in order: why not, or "".
+        self._moves: dict[bytes, deque[asyncio.Future[str]]] = {}
         self._change: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.incarnation = Incarnation(entropy.token(ID_BYTES))
         self.endpoint = ""
@@ -233,6 +249,7 @@ class WitnessPart:
             if now - expired >= EXPIRE_EACH_MS:
                 expired = now
                 self._send(self.registry.expire(now))
+                self._drop_moves()
 
     def _announce(self, node: str, states: list[int]) -> None:
         """Tell whom it concerns what ``node`` turned into."""
@@ -254,7 +271,7 @@ class WitnessPart:
         if self._list_waiters and self.registry.has_candidate():
             waiters, self._list_waiters = self._list_waiters, []
             for channel, call in waiters:
-                channel.reply(call, InterfaceList(self.registry.interfaces()))
+                channel.reply(call, self._interfaces())
 
     def _send(self, answers: list[Answer[Asker]], trace: bytes = NO_CONTEXT) -> None:
         for (channel, call), answer in answers:
@@ -284,6 +301,7 @@ class WitnessPart:
         finally:
             self._channels.pop(channel, None)
             self.registry.owner_gone(channel)
+            self._drop_moves()
             self._list_waiters = [w for w in self._list_waiters if w[0] is not channel]
             await channel.close()
 
@@ -296,6 +314,10 @@ class WitnessPart:
             )
         elif isinstance(envelope.body, PartState):
             channel.reply(envelope.call, self.describe())
+        elif isinstance(envelope.body, ListWitnessed):
+            channel.reply(envelope.call, self.listed(envelope.body.skip))
+        elif isinstance(envelope.body, MoveClients):
+            channel.serve(envelope.call, self.move(envelope.body))
         elif isinstance(envelope.body, LookAtShares) and self._config.shares is not None:
             channel.serve(envelope.call, self._config.shares.seen())
         else:
@@ -309,23 +331,31 @@ class WitnessPart:
         elif isinstance(body, AsyncNotify):
             self._send(self.registry.ask(now, channel, body.context, (channel, call)))
         elif isinstance(body, RegisterWitness):
-            try:
-                self.registry.check(body)
-            except SofsError as error:
-                self._tell_refused(body, error)
-                raise
+            self._check(body, VERSION)
             channel.serve(call, self._register(channel, body))
+        elif isinstance(body, RegisterWitnessV1):
+            given = (body.version, body.net_name, "", body.address, body.client_name)
+            request = RegisterWitness(*given)
+            self._check(request, VERSION_1)
+            channel.serve(call, self._register(channel, request, VERSION_1))
+        elif isinstance(body, MoveOutcome):
+            self._note_outcome(channel, body)
+            channel.reply(call, Done())
         elif isinstance(body, UnregisterWitness):
             self._send(self.registry.unregister(channel, body.context))
+            self._drop_moves()
             channel.reply(call, Done())
         elif isinstance(body, GetInterfaceList):
             self._list(channel, call)
         else:
             self._on_other(channel, envelope)
 
+    def _interfaces(self) -> InterfaceList:
+        return InterfaceList(self.registry.interfaces(), self.registry.net_name)
+
     def _list(self, channel: Channel, call: int) -> None:
         if self.registry.has_candidate():
-            channel.reply(call, InterfaceList(self.registry.interfaces()))
+            channel.reply(call, self._interfaces())
         elif len(self._list_waiters) >= LIST_WAITERS_MAX:
             raise LimitExceeded(
                 f"{LIST_WAITERS_MAX} clients wait for an interface list", retry_after_ms=1000
@@ -333,7 +363,9 @@ class WitnessPart:
         else:
             self._list_waiters.append((channel, call))
 
-    async def _register(self, channel: Channel, body: RegisterWitness) -> Message:
+    async def _register(
+        self, channel: Channel, body: RegisterWitness, version: int = VERSION
+    ) -> Message:
         """Register, after a short wait for a node that is not seen now: it may have just come back,
         and the client found it first."""
         timer = asyncio.ensure_future(self._clock.sleep_ms(REGISTER_WAIT_MS))
@@ -346,7 +378,7 @@ class WitnessPart:
             raise Unavailable("the stream ended")
         context = self._entropy.token(ID_BYTES)
         try:
-            self.registry.register(self._clock.monotonic_ms(), channel, context, body)
+            self.registry.register(self._clock.monotonic_ms(), channel, context, body, version)
         except SofsError as error:
             self._tell_refused(body, error)
             raise
@@ -358,6 +390,13 @@ class WitnessPart:
         )
         return RegisterWitnessReply(context)
 
+    def _check(self, body: RegisterWitness, version: int) -> None:
+        try:
+            self.registry.check(body, version)
+        except SofsError as error:
+            self._tell_refused(body, error)
+            raise
+
     def _tell_refused(self, body: RegisterWitness, error: SofsError) -> None:
         self._emit(
             e.SERVICE_REFUSED, client=body.client_name, address=body.address, reason=str(error)
@@ -366,22 +405,68 @@ class WitnessPart:
     # Administrators
     # ---------------------------------------------------------------------------------
 
-    def move_client(self, client_name: str, destination: str) -> int:
-        """Ask a client to move to the node at ``destination``; returns how many of its
-        registrations were told (0: it is there already). Raises NotFound, InvalidParameter."""
-        now = self._clock.monotonic_ms()
-        told, answers = self.registry.move_client(now, client_name, destination)
-        self._emit(e.SERVICE_CLIENT_MOVED, client=client_name, destination=destination, told=told)
-        self._send(answers)
-        return told
+    def listed(self, skip: int = 0) -> WitnessedList:
+        """Registrations for administrators, but the first ``skip``."""
+        registry = self.registry
+        return WitnessedList(
+            self._config.name,
+            registry.own_node,
+            registry.net_name,
+            registry.clients(skip),
+            len(registry),
+        )
 
-    def move_share(self, share: str, destination: str) -> int:
-        """Ask all who registered for ``share`` by name to move. Raises InvalidParameter."""
-        now = self._clock.monotonic_ms()
-        told, answers = self.registry.move_share(now, share, destination)
-        self._emit(e.SERVICE_SHARE_MOVED, share=share, destination=destination, told=told)
+    async def move(self, body: MoveClients) -> ClientsMoved:
+        """Ask clients to move and wait for what becomes of it. Raises NotFound,
+        InvalidParameter."""
+        told, answers = self.registry.move(self._clock.monotonic_ms(), body)
+        self._tell_move(body, len(told))
+        moves: list[asyncio.Future[str]] = []
+        for context in told:
+            move: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+            self._moves.setdefault(context, deque()).append(move)
+            moves.append(move)
         self._send(answers)
-        return told
+        timer = asyncio.ensure_future(self._clock.sleep_ms(MOVE_ANSWER_MS_MAX))
+        try:
+            while not timer.done() and not all(move.done() for move in moves):
+                waiting: list[asyncio.Future[None] | asyncio.Future[str]] = [timer]
+                waiting += [move for move in moves if not move.done()]
+                await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            timer.cancel()
+            for move in moves:  # It keeps its place: its outcome may still come.
+                _settle(move, f"no word within {MOVE_ANSWER_MS_MAX} ms")
+        reasons = [move.result() for move in moves if move.result()]
+        return ClientsMoved(len(told), len(told) - len(reasons), reasons[:MOVE_REASONS_MAX])
+
+    def _tell_move(self, body: MoveClients, told: int) -> None:
+        where = ", ".join(body.destinations)
+        if body.share_name:
+            self._emit(e.SERVICE_SHARE_MOVED, share=body.share_name, destination=where, told=told)
+        else:
+            client = body.client_name or f"whoever uses {body.leaving}"
+            self._emit(e.SERVICE_CLIENT_MOVED, client=client, destination=where, told=told)
+
+    def _note_outcome(self, channel: Channel, body: MoveOutcome) -> None:
+        if not self.registry.has(body.context, channel):
+            raise NotFound("there is no such registration (any more)")
+        self._decide(body.context, body.text)
+
+    def _decide(self, context: bytes, reason: str) -> None:
+        """The client said what became of the oldest move that it was told."""
+        moves = self._moves.get(context)
+        if moves is not None:
+            _settle(moves.popleft(), reason)
+            if not moves:
+                del self._moves[context]
+
+    def _drop_moves(self) -> None:
+        """Registrations ended: their clients say nothing more."""
+        for context in list(self._moves):
+            if not self.registry.has(context):
+                for move in self._moves.pop(context):
+                    _settle(move, "its registration ended; look with `sofs witness ls`")
 
     def describe(self) -> PartStateReply:
         """The state of the part, for people and tests."""
@@ -403,6 +488,11 @@ class WitnessPart:
             ),
         ]
         return PartStateReply("witness", self._config.name, self.incarnation, "serving", facts)
+
+
+def _settle(move: asyncio.Future[str], reason: str) -> None:
+    if not move.done():
+        move.set_result(reason)
 
 
 def _refuse_requests(channel: Channel, envelope: Envelope) -> None:

@@ -94,7 +94,7 @@ class Opened(Workload):
     def _wander(self, actor: Actor) -> None:
         """Go on through another node, mostly."""
         if actor.draw.random() < 0.6:
-            actor.share.move()
+            actor.share.leave()
 
     async def _holds(self, actor: Actor, file: AsyncFile, path: str, data: bytes) -> None:
         """The handle and the name show the same contents."""

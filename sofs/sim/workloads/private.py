@@ -45,7 +45,7 @@ class Private(Workload):
             kind = draw.choice(("write", "write", "truncate", "append", "read", "read", "whole"))
             await getattr(self, f"_{kind}")(actor, path)
             if draw.random() < 0.05:
-                actor.share.move()
+                actor.share.leave()
             if draw.random() < 0.05:
                 await self.close(actor, path)
         except LOST as error:

@@ -4,7 +4,7 @@ in-process network."""
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -97,6 +97,7 @@ class World:
         *,
         address: str = "",
         dns: str = "",
+        interfaces: Sequence[m.Interface] = (),
     ) -> NodePart:
         made = NodePart(
             clock=self.clock,
@@ -107,6 +108,7 @@ class World:
                 name,
                 share="vol",
                 volume=b"v" * 16,
+                interfaces=lambda: list(interfaces),
                 access_point="a.b",
                 dns=dns,
                 machine="m",

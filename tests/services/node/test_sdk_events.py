@@ -97,3 +97,29 @@ def _record(left: str) -> Any:
     from sofs.client.facts import FailoverRecord
 
     return FailoverRecord("stream ended", left, "", 0)
+
+
+async def test_a_move_is_told_as_asked_for_and_done_and_no_session_as_lost(tmp_path: Path) -> None:
+    w = World(tmp_path)
+    try:
+        await w.authority()
+        await w.node("a", address=A)
+        await w.node("b", address=B)
+        share, told = await sdk(w, A, B)
+        async with await share.open("/f", "w+b") as file:
+            await file.pwrite(b"1", 0)
+            origin = share.facts().address
+            target = B if origin == A else A
+            await share.move(target)
+            await file.pwrite(b"2", 1)
+        assert told.ids() == [30819, 30820]
+        asked, done = only(told, e.MOVE_REQUESTED), only(told, e.MOVE_DONE)
+        assert (asked["address"], asked["destination"]) == (origin, target)
+        assert (done["origin"], done["address"], done["handles"]) == (origin, target, 1)
+        with pytest.raises(SofsError):
+            await share.move("10.0.0.9:7000")
+        failed = only(told, e.MOVE_FAILED)
+        assert (failed["destination"], failed["address"]) == ("10.0.0.9:7000", target)
+        await share.close()
+    finally:
+        await w.close()

@@ -3,122 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
 
 import pytest
+from witness_rig import HERE, NODES, ask, net_of, request
 
 from sofs.core import messages as m
 from sofs.core import witness as w
 from sofs.errors import InvalidParameter, InvalidState, NotFound, NotSupported, RevisionMismatch
-from sofs.ports.stream import Envelope, Stream
-from sofs.services.channel import Channel, check_hello, expect, open_channel
-from sofs.services.witness.part import WitnessConfig, WitnessPart
-from sofs.sim.local_transport import LocalHub
-from sofs.storage import SystemClock, SystemEntropy
-
-NODES = ["10.0.0.1:7000", "10.0.0.2:7000", "10.0.0.3:7000"]
-WITNESSES = ["10.0.0.1:7001", "10.0.0.2:7001", "10.0.0.3:7001"]
-HERE = 1  # The witness under test is beside the second node.
-
-
-class Net:
-    """Nodes, one witness, and clients of it."""
-
-    def __init__(self) -> None:
-        self.hub = LocalHub()
-        self.clock = SystemClock()
-        self.crashes: list[BaseException] = []
-        self.channels: list[Channel] = []
-        self.lives = 0
-        self.part = WitnessPart(
-            clock=self.clock,
-            entropy=SystemEntropy(),
-            transport=self.hub.transport(),
-            config=WitnessConfig("w", WITNESSES[HERE], NODES, WITNESSES, "share"),
-            on_exit=self.crashes.append,
-        )
-
-    def start_node(self, address: str) -> None:
-        """A process that lives: it greets under a fresh incarnation."""
-        self.lives += 1
-        incarnation = b"%016d" % self.lives
-
-        def on_message(channel: Channel, envelope: Envelope) -> None:
-            check_hello(envelope, incarnation)
-            channel.reply(envelope.call, m.HelloReply(1, incarnation, f"node at {address}"))
-
-        async def accept(service: str, stream: Stream) -> None:
-            channel = Channel(
-                stream, self.clock, on_message, name=address, on_crash=self.crashes.append
-            )
-            channel.start()
-            try:
-                await channel.ended
-            finally:
-                await channel.close()
-
-        self.hub.listen(address, accept)
-
-    async def client(self) -> Channel:
-        def on_message(channel: Channel, envelope: Envelope) -> None:
-            raise NotSupported("the witness asks nothing")
-
-        channel = await open_channel(
-            self.hub.transport(),
-            self.clock,
-            WITNESSES[HERE],
-            "witness",
-            m.Hello(client=b"c" * 16),
-            on_message,
-            name="client",
-            on_crash=self.crashes.append,
-            timeout_ms=1000,
-        )
-        self.channels.append(channel)
-        return channel
-
-    async def registered(self, **fields: object) -> tuple[Channel, bytes]:
-        channel = await self.client()
-        reply = await channel.call(request(**fields))
-        return channel, expect(reply, m.RegisterWitnessReply).context
-
-    async def until(self, condition: Callable[[], object]) -> None:
-        while not condition():  # noqa: ASYNC110  # What it looks at has no events.
-            await asyncio.sleep(0.005)
-
-    def state(self, address: str) -> int:
-        return self.part.registry.state(address)
-
-
-def request(**fields: object) -> m.RegisterWitness:
-    made = m.RegisterWitness(w.VERSION, "", "share", NODES[0], "client", 0, 100)
-    for name, value in fields.items():
-        setattr(made, name, value)
-    return made
-
-
-@asynccontextmanager
-async def net_of(*nodes: int) -> AsyncIterator[Net]:
-    net = Net()
-    for node in nodes:
-        net.start_node(NODES[node])
-    await net.part.start(WITNESSES[HERE])
-    await net.until(lambda: all(net.state(NODES[node]) == w.AVAILABLE for node in nodes))
-    yield net
-    for channel in net.channels:
-        await channel.close()
-    await net.part.close()
-    for address in NODES:
-        net.hub.thaw(address)
-        net.hub.cut(address)
-    await net.until(lambda: len(asyncio.all_tasks()) == 1)
-    assert not net.crashes, net.crashes
-    assert not net.hub.crashes, net.hub.crashes
-
-
-async def ask(channel: Channel, context: bytes) -> m.Notification:
-    return expect(await channel.call(m.AsyncNotify(context)), m.Notification)
+from sofs.services.channel import expect
+from sofs.services.witness import part
 
 
 async def test_a_killed_node_is_told_at_once_and_its_return_next() -> None:
@@ -221,15 +114,86 @@ async def test_a_registration_ends_with_its_stream() -> None:
         await net.until(lambda: len(net.part.registry) == 0)
 
 
-async def test_a_client_is_moved() -> None:
+async def test_a_move_is_answered_when_its_client_said_what_became_of_it() -> None:
     async with net_of(0, 2) as net:
         channel, context = await net.registered()
-        assert net.part.move_client("client", NODES[0]) == 0
-        assert net.part.move_client("client", NODES[2]) == 1
-        notice = await ask(channel, context)
-        assert (notice.kind, notice.address) == (w.CLIENT_MOVE, NODES[2])
-        assert net.part.move_share("share", NODES[2]) == 1
-        assert (await ask(channel, context)).kind == w.SHARE_MOVE
+        assert await net.part.move(m.MoveClients("client", destinations=[NODES[0]])) == (
+            m.ClientsMoved()
+        )
+        for text, moved in (("", 1), ("the network is down", 0)):
+            moving = asyncio.ensure_future(
+                net.part.move(m.MoveClients("client", destinations=[NODES[2]]))
+            )
+            notice = await ask(channel, context)
+            assert (notice.kind, notice.address) == (w.CLIENT_MOVE, NODES[2])
+            assert not moving.done()
+            await channel.call(m.MoveOutcome(context, "", text))
+            assert await moving == m.ClientsMoved(1, moved, [text] if text else [])
+
+
+async def test_an_outcome_counts_only_on_the_stream_of_its_registration() -> None:
+    async with net_of(0, 2) as net:
+        channel, context = await net.registered()
+        stranger = await net.client()
+        moving = asyncio.ensure_future(
+            net.part.move(m.MoveClients("client", destinations=[NODES[2]]))
+        )
+        await ask(channel, context)
+        with pytest.raises(NotFound):
+            await stranger.call(m.MoveOutcome(context))
+        assert not moving.done()
+        await channel.close()
+        assert (await moving).moved == 0
+
+
+async def test_moves_are_answered_in_their_order_and_at_the_end_of_the_registration() -> None:
+    async with net_of(0, 2) as net:
+        channel, context = await net.registered()
+        one, two, three = (
+            asyncio.ensure_future(net.part.move(m.MoveClients("client", destinations=[node])))
+            for node in (NODES[2], NODES[HERE], NODES[2])
+        )
+        assert (await ask(channel, context)).address == NODES[2]
+        await channel.call(m.MoveOutcome(context, "", "the first stayed"))
+        assert (await one).reasons == ["the first stayed"]
+        assert (await ask(channel, context)).address == NODES[HERE]
+        assert not two.done()
+        await channel.call(m.MoveOutcome(context))
+        assert (await two).moved == 1
+        await channel.call(m.UnregisterWitness(context))
+        assert "registration ended" in (await three).reasons[0]
+
+
+async def test_a_client_that_never_says_what_became_of_a_move_is_told_as_such(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(part, "MOVE_ANSWER_MS_MAX", 50)
+    async with net_of(0, 2) as net:
+        channel, context = await net.registered()
+        first = await net.part.move(m.MoveClients("client", destinations=[NODES[2]]))
+        assert "no word" in first.reasons[0]
+        monkeypatch.setattr(part, "MOVE_ANSWER_MS_MAX", 10_000)
+        second = asyncio.ensure_future(
+            net.part.move(m.MoveClients("client", destinations=[NODES[2]]))
+        )
+        for text in ("the outcome of the first one", ""):
+            await ask(channel, context)
+            assert not second.done()
+            await channel.call(m.MoveOutcome(context, "", text))
+        assert (await second).moved == 1
+
+
+async def test_the_registrations_are_listed_over_the_cluster_service() -> None:
+    async with net_of(0, 2) as net:
+        channel, context = await net.registered()
+        asked = asyncio.ensure_future(ask(channel, context))
+        await net.until(lambda: [r for r in net.part.registry.registrations() if r.asker])
+        listed = expect(await channel.call(m.ListWitnessed()), m.WitnessedList)
+        assert (listed.witness, listed.address, listed.total) == ("w", NODES[HERE], 1)
+        [found] = listed.clients
+        assert (found.client_name, found.share_name, found.address) == ("client", "share", NODES[0])
+        assert (found.node, found.state) == (f"node at {NODES[0]}", "requested-notification")
+        asked.cancel()
 
 
 async def test_the_part_describes_what_it_sees() -> None:
