@@ -70,6 +70,7 @@ assert HEARTBEAT_MS * 2 < SILENCE_MS
 # Persistent handles and the resume gate (semantics 1.1, 1.3).
 HANDLE_TIMEOUT_DEFAULT_MS: Final = 60_000
 HANDLE_TIMEOUT_MS_MAX: Final = 300_000
+NOT_KEPT_MS: Final = 1  # Timeout of a handle that is not to outlive its session.
 GATE_WINDOW_MS: Final = 60_000
 LOADING_MS_MAX: Final = 3_000  # Calls pend so long while an authority loads; then: ask again.
 RECONNECT_BACKOFF_MS: Final = 50

@@ -16,8 +16,9 @@ class ``retry``     what the caller does next:
     SofsError
      +-- names:      InvalidName, ObjectNameNotFound, ObjectNameCollision, NotADirectory,
      IsADirectory, ... +-- access:     AccessDenied, CredentialRefused, SharingViolation,
-     FileLockConflict, LockNotGranted, ... +-- handles:    FileClosed, FileForcedClosed, HandleLost,
-     Expired, FileNotAvailable, ... +-- limits:     DiskFull, LimitExceeded, LimitReached, ... +--
+     FileLockConflict, LockNotGranted, ... +-- handles:    FileClosed, FileForcedClosed,
+     ClosedByAdministrator, HandleLost, Expired, FileNotAvailable, ... +-- limits:     DiskFull,
+     LimitExceeded, LimitReached, ... +--
      parts:      Unavailable, WrongIncarnation, Fenced, OutcomeUnknown, DeadlineExceeded +--
      storage:    StoreFailed, StoreUnknown, Corrupt, BackendRefused, FormatRefused +-- protocol:
      ProtocolError, ProtocolVersion
@@ -168,6 +169,11 @@ class FileClosed(SofsError, ValueError, code="FILE_CLOSED"):
 
 class FileForcedClosed(SofsError, code="FILE_FORCED_CLOSED"):
     """An administrator or a newer application instance closed the handle. Open the file again."""
+
+
+class ClosedByAdministrator(FileForcedClosed, code="FILE_CLOSED_BY_ADMIN"):
+    """An administrator closed the handle (`sofs handles close`): what was not answered yet did not
+    happen. Ask why before you open the file again."""
 
 
 class HandleLost(SofsError, code="HANDLE_LOST"):

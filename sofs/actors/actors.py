@@ -34,6 +34,7 @@ from sofs.actors.compose import (
     RunWatch,
     World,
     make_world,
+    part_events,
     part_recorder,
     start_part,
 )
@@ -111,7 +112,7 @@ class Part:
         if not config.credential:
             path = Path(config.run_dir) / CREDENTIAL_FILE
             config = self._config = replace(config, credential=read_credential(path))
-        world = make_world(config.credential, part_recorder(config))
+        world = make_world(config.credential, part_recorder(config), part_events(config))
         over = asyncio.get_running_loop().create_future()
         # The leader judges by itself, since it is there before its run's first claim.
         watch = RunWatch(config, world) if config.role != LEADER_ROLE else None

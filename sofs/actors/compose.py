@@ -21,6 +21,7 @@ from sofs.core.share_table import ShareEntry, ShareTable
 from sofs.core.witness import configured_interfaces, host_of
 from sofs.core.zone import TTL_DEFAULT_S
 from sofs.errors import BadNetworkName, FormatRefused, InvalidParameter, SofsError
+from sofs.ports.events import NO_EVENTS, Events
 from sofs.ports.log import FencedStore
 from sofs.ports.platform import Platform
 from sofs.ports.store import AppendStore, Store
@@ -69,6 +70,7 @@ from sofs.storage.names import below
 from sofs.storage.probe import check_writable
 from sofs.storage.shared_root import LocalSharedRoot
 from sofs.telemetry import helper
+from sofs.telemetry.event_ring import EVENTS_FOLDER, events_mib, open_events
 from sofs.telemetry.ring import (
     ENDPOINT_VARIABLE,
     METRICS_VARIABLE,
@@ -142,12 +144,22 @@ class World:
     blocking: ThreadBlocking
     transport: GrpcTransport
     recorder: Recorder = NO_RECORDER
+    events: Events = NO_EVENTS
 
 
-def make_world(credential: str, recorder: Recorder = NO_RECORDER) -> World:
+def make_world(
+    credential: str, recorder: Recorder = NO_RECORDER, events: Events = NO_EVENTS
+) -> World:
     clock = SystemClock()
     transport = GrpcTransport(credential, clock)
-    return World(clock, SystemEntropy(), ThreadBlocking(), transport, recorder)
+    return World(clock, SystemEntropy(), ThreadBlocking(), transport, recorder, events)
+
+
+def part_events(config: PartConfig) -> Events:
+    """Make the event ring of this process in its run directory."""
+    folder = Path(config.run_dir) / EVENTS_FOLDER
+    mib = events_mib(os.environ)
+    return open_events(folder, config.name, config.role, mib, run=config.run_id)
 
 
 def part_recorder(config: PartConfig) -> Recorder:
@@ -215,7 +227,7 @@ async def start_part(
     for a root that cannot be served. ``on_fatal`` gets what a restart of the process must mend.
     The leader needs a ``platform``, and calls ``on_over`` when its run has ended for good.
     """
-    world = world or make_world(config.credential, part_recorder(config))
+    world = world or make_world(config.credential, part_recorder(config), part_events(config))
     if config.role == LEADER_ROLE and platform is not None:
         return await _start_leader(config, world, platform, on_fatal, on_over)
     if config.role in (COORDINATOR, RESUME_KEY):
@@ -292,6 +304,7 @@ async def _make_node(
         volumes=volumes,
         recorder=world.recorder,
         pair=pair_probe(config, world, volume, fenced.store, ballast),
+        events=world.events,
     )
     return part, ballast
 
@@ -314,6 +327,7 @@ async def _start_witness(
         ),
         on_exit=on_fatal,
         recorder=world.recorder,
+        events=world.events,
     )
     await part.start(config.address)
     return part
@@ -383,6 +397,7 @@ async def _start_authority(
             recorder=world.recorder,
             pair=pair_probe(config, world, volume, fenced.store, ballast),
             peers=lambda: config.access_point,
+            events=world.events,
         ),
         on_fatal,
     )
@@ -457,7 +472,9 @@ async def open_shares(config: PartConfig, world: World) -> ShareView:
     """What a part knows of the cluster's shares; raises what ``open_cluster_root`` raises."""
     fenced, _ = await open_cluster_root(config, world, probe=False)
     alone = ShareTable(0, 0, (ShareEntry(config.volume, config.volume),))
-    return ShareView(world.clock, fenced, alone)
+    # Who serves them tells of their changes.
+    events = world.events if config.role == "node" else NO_EVENTS
+    return ShareView(world.clock, fenced, alone, events)
 
 
 class RunWatch:

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from sofs.actors import procfile
-from sofs.actors.compose import PartConfig, make_world, part_recorder, start_part
+from sofs.actors.compose import PartConfig, make_world, part_events, part_recorder, start_part
 from sofs.errors import InvariantViolation
 
 EXIT_FATAL: Final = 70
@@ -67,13 +67,14 @@ async def serve(config: PartConfig) -> None:
     stop = asyncio.Event()
     loop.add_signal_handler(signal.SIGTERM, stop.set)
     loop.set_exception_handler(report)
-    world = make_world(config.credential, part_recorder(config))
+    world = make_world(config.credential, part_recorder(config), part_events(config))
     part = await start_part(config, die, world=world)
     write_proc_file(config, part.address)
     print(f"ready {part.address}", flush=True)
     await stop.wait()
     await part.close()
     world.recorder.close()
+    world.events.close()
 
 
 def main() -> None:

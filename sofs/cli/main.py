@@ -19,6 +19,8 @@ from sofs.cli import (
     delegate,
     dns,
     down,
+    events,
+    handles,
     nouns,
     share,
     status,
@@ -44,6 +46,8 @@ examples:
   sofs node ls                          the machines that serve
   sofs witness ls                       clients, and the nodes that they use
   sofs trace failovers                  every change of node; `trace show` draws one
+  sofs events --since 10m               what happened to sessions, handles, nodes
+  sofs handles ls                       which files are open, and by whom
   sofs down                             end its processes; files stay
   sofs demo                             see it survive the death of every part
   sofs bench                            measure it on this machine
@@ -65,7 +69,20 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"sofs {__version__}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
-    for module in (up, down, status, cluster, share, nouns, dns, witness, trace, completion):
+    for module in (
+        up,
+        down,
+        status,
+        cluster,
+        share,
+        nouns,
+        handles,
+        dns,
+        witness,
+        trace,
+        events,
+        completion,
+    ):
         module.add_parser(commands)
     delegate.add_parser(commands, "demo", "see a cluster survive the death of every part")
     delegate.add_parser(commands, "bench", "measure a cluster on this machine")

@@ -72,3 +72,8 @@ def table_lines(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> list[st
 
 def _fit(cell: str, width: int) -> str:
     return cell if len(cell) <= width else f"{cell[: width - 3]}..."
+
+
+def printable(text: str) -> str:
+    """A text with nothing in it that moves the cursor: paths are of users' choosing."""
+    return "".join(letter if letter.isprintable() else "?" for letter in text)

@@ -34,6 +34,7 @@ from sofs.constants import (
     CLIENT_HANDLES_MAX,
     DEADLINE_DEFAULT_MS,
     DIRECTORY_PAGE_ENTRIES_MAX,
+    NOT_KEPT_MS,
     READ_BYTES_MAX,
     WRITE_BYTES_MAX,
 )
@@ -183,6 +184,7 @@ class AsyncShare:
         handle = self._flight.handles.get(reply.handle)
         if handle is None:  # Lost again between the answer and this moment.
             raise FileClosed(f"{body.path}: the server closed the handle at once; open it again")
+        self.core.story.opened(reply.handle, body.path, reply.timeout_ms > NOT_KEPT_MS)
         return AsyncFile(self.core, handle, parsed, reply.info, reply.timeout_ms)
 
     async def read_file(self, path: PathLike, *, deadline_ms: int | None = None) -> bytes:
@@ -449,6 +451,7 @@ def connect(
             witness=witness,
             release=release,
             recorder=runtime.recorder,
+            events=runtime.events,
         )
         return AsyncShare(core, parsed)
 

@@ -54,7 +54,8 @@ class Mover:
 
         Raises why it is not there: Unavailable, or LimitExceeded when MOVES_WAITING_MAX wait.
         ``trace``: of the notice that asks for it."""
-        self._note_requested(address, reason)
+        origin = self._note_requested(address, reason)
+        began_ms = self._core.clock.monotonic_ms()
         try:
             if self._waiting >= limits.MOVES_WAITING_MAX:
                 raise LimitExceeded(f"{self._waiting} moves of this client wait already")
@@ -67,7 +68,7 @@ class Mover:
         except SofsError as error:
             self._note_failed(address, error)
             raise
-        self._note_done(address)
+        self._note_done(origin, address, self._core.clock.monotonic_ms() - began_ms)
 
     def arrived(self, address: str) -> None:
         """The keeper has a session at ``address``."""
@@ -82,17 +83,28 @@ class Mover:
 
     # The one place each where a move begins and ends ----------------------------------------------
 
-    def _note_requested(self, address: str, reason: str) -> None:
+    def _note_requested(self, address: str, reason: str) -> str:
+        """Returns where the client is now."""
         self.requested += 1
         log.info("asked to move to %s: %s", address, reason)
+        origin = self._address()
+        self._core.story.move_requested(origin, address, reason)
+        return origin
 
-    def _note_done(self, address: str) -> None:
+    def _note_done(self, origin: str, address: str, took_ms: int) -> None:
         self.done += 1
         log.info("moved to %s", address)
+        handles = len(self._core.flight.handles)
+        self._core.story.move_done(origin, address, handles, took_ms)
 
     def _note_failed(self, address: str, error: SofsError) -> None:
         self.failed += 1
         log.warning("not moved to %s: %s", address, error)
+        self._core.story.move_failed(address, self._address(), error)
+
+    def _address(self) -> str:
+        session = self._core.session
+        return "" if session is None else session.address
 
     # Moving ---------------------------------------------------------------------------------------
 

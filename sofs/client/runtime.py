@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 from sofs.client.dialing import Resolver
 from sofs.client.url import PORT_DEFAULT, ShareUrl, is_literal, join_host
+from sofs.ports.events import NO_EVENTS, Events
 from sofs.ports.runtime import Clock, Entropy
 from sofs.ports.stream import Transport
 from sofs.ports.trace import NO_RECORDER, Recorder
@@ -32,6 +33,7 @@ class Runtime:
     entropy: Entropy
     addresses: Sequence[str] | Resolver
     recorder: Recorder = NO_RECORDER
+    events: Events = NO_EVENTS
 
 
 def system_runtime(
@@ -51,6 +53,7 @@ def system_runtime(
         entropy=entropy or SystemEntropy(),
         addresses=_addresses(url),
         recorder=_process_recorder() if transport is None else NO_RECORDER,
+        events=_process_events() if transport is None else NO_EVENTS,
     )
 
 
@@ -69,6 +72,20 @@ def _process_recorder() -> Recorder:
         _recorder = (os.getpid(), recorder)
         atexit.register(recorder.close)
     return _recorder[1]
+
+
+_events: tuple[int, Events] = (0, NO_EVENTS)  # Of which process, and they.
+
+
+def _process_events() -> Events:
+    """The one event ring of this process, made with its first connection."""
+    from sofs.telemetry.event_ring import open_process_events
+
+    global _events
+    if _events[0] != os.getpid():
+        _events = (os.getpid(), open_process_events(os.environ))  # noqa: TID251
+        atexit.register(_events[1].close)
+    return _events[1]
 
 
 def _given(transport: Transport) -> Callable[[], tuple[Transport, Release | None]]:

@@ -37,6 +37,7 @@ from sofs.client.flight import Flight
 from sofs.client.moving import Mover
 from sofs.client.operation import Kind, RemoteHandle, Settled, SettleToken
 from sofs.client.spans import Spans
+from sofs.client.story import ClientStory
 from sofs.client.using import Session, SessionEnd, Signal
 from sofs.client.witness import WitnessClient
 from sofs.constants import (
@@ -62,6 +63,7 @@ from sofs.core.trace import SpanKind
 from sofs.errors import (
     AccessDenied,
     BadNetworkName,
+    ClosedByAdministrator,
     DeadlineExceeded,
     DiskFull,
     Expired,
@@ -77,6 +79,7 @@ from sofs.errors import (
     error_from_code,
 )
 from sofs.ids import ID_BYTES
+from sofs.ports.events import NO_EVENTS, Events
 from sofs.ports.runtime import Clock, Entropy
 from sofs.ports.stream import Envelope, Transport
 from sofs.ports.trace import CURRENT, NO_RECORDER, Recorder, span
@@ -105,6 +108,7 @@ class ClientCore:
         witness: bool = True,
         release: Callable[[], Awaitable[None]] | None = None,
         recorder: Recorder = NO_RECORDER,
+        events: Events = NO_EVENTS,
     ) -> None:
         """``addresses``: ``host:port`` each, or an async callable that returns them. ``release``:
         called at the end, when nothing uses the transport any more.
@@ -118,6 +122,7 @@ class ClientCore:
         self._book = AddressBook(addresses, entropy.stream("client.addresses"))
         self._tasks = Tasks(f"client-{self.client_id.hex()[:8]}", self._crash)
         self._recorder = recorder
+        self.story = ClientStory(events, share)
         self._dialer = Dialer(transport, clock, self._hello, self._on_message, self._crash)
         self.flight = Flight(
             clock,
@@ -322,9 +327,10 @@ class ClientCore:
             raise NotSupported(f"a client does not serve {type(body).__name__}")
         handle = self.flight.handles.get(body.handle)
         if handle is not None and self._session and channel is self._session.channel:
-            self.flight.lose(
-                handle, error_from_code(body.code, "the server closed the handle; open it again")
-            )
+            by_admin = body.code == ClosedByAdministrator.code
+            who = "an administrator" if by_admin else "the server"
+            text = f"{handle.path}: {who} closed the handle; open it again"
+            self.flight.lose(handle, error_from_code(body.code, text))
 
     def _operation_ends_session(self, number: int, error: SofsError) -> None:
         session = self._session
@@ -354,6 +360,7 @@ class ClientCore:
             end = await session.over
             tender.cancel()
             self._session = None
+            self.story.session_ended(session.address, session.node, end)
             self.flight.suspend()
             session.channel.end(end.error)
             self._tasks.spawn(session.channel.close(), "close-stream")
@@ -387,6 +394,9 @@ class ClientCore:
             recorder.link(trace, end.trace)
             session, record = await self._establish(end)
             recorder.note(trace, f"to {session.address}")
+            if record is not None:
+                took_ms = record.connect_ms + record.reclaim_ms
+                self.story.session_begun(session.address, session.node, record, took_ms)
             self.flight.spans.failover = trace
         return session, record
 
@@ -447,6 +457,7 @@ class ClientCore:
         """A node knows for sure that the share was removed: its handles are lost, and what was
         never sent fails. What may have been executed waits for its deadline: the share may come
         back."""
+        self.story.share_lost(error)
         for handle in list(self.flight.handles.values()):
             self.flight.lose(handle, error)
         self.flight.refuse_unsent(error)
@@ -525,6 +536,7 @@ class ClientCore:
                 lost += self._apply(reply, batch, left)
                 decided = before - len(left)
             except (Expired, AccessDenied) as error:
+                self.story.not_reclaimed(list(left.values()), error)
                 for handle in left.values():
                     self.flight.lose(handle, error)
                 return lost + len(left)
@@ -565,7 +577,9 @@ class ClientCore:
                 handle.generation = result.generation
             elif result is not None and result.code in _LOSING:
                 lost += 1
-                self.flight.lose(handle, _reclaim_error(result.code, handle.path))
+                error = _reclaim_error(result.code, handle.path)
+                self.story.not_reclaimed([handle], error)
+                self.flight.lose(handle, error)
             else:
                 left[handle.handle] = handle
         return lost
@@ -728,7 +742,13 @@ class ClientCore:
     async def _heed_witness(self, session: Session) -> None:
         """Register with a witness; leave the node, or move, when it says so."""
         witness = WitnessClient(
-            self._dialer, self.clock, self.client_id, self.share, self.mover.move, self._tasks
+            self._dialer,
+            self.clock,
+            self.client_id,
+            self.share,
+            self.mover.move,
+            self._tasks,
+            self.story.events,
         )
         self._witness = witness
         notice = await witness.heed(session.channel, session.address, session.node)
@@ -742,5 +762,8 @@ _LOSING: Final = (ObjectNameNotFound.code, AccessDenied.code)
 
 def _reclaim_error(code: str, path: str) -> SofsError:
     if code == ObjectNameNotFound.code:
-        return HandleLost(f"{path}: the handle's timeout passed while this client was away")
+        return HandleLost(
+            f"{path}: the handle's timeout passed while this client was away, or an administrator "
+            "closed it"
+        )
     return AccessDenied(f"{path}: the handle belongs to another principal")

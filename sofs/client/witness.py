@@ -26,6 +26,7 @@ from typing import Final
 from sofs.client import limits
 from sofs.client.dialing import Dialer
 from sofs.constants import WITNESS_RETRY_MS
+from sofs.core import events as e
 from sofs.core.messages import (
     AsyncNotify,
     GetInterfaceList,
@@ -38,6 +39,7 @@ from sofs.core.messages import (
     RegisterWitnessReply,
 )
 from sofs.errors import SofsError, Unavailable
+from sofs.ports.events import NO_EVENTS, Events
 from sofs.ports.runtime import Clock
 from sofs.ports.stream import Envelope
 from sofs.services.channel import Channel, expect, result_of, within
@@ -73,8 +75,16 @@ class WitnessClient:
     move goes on when the session that it began in has ended."""
 
     def __init__(
-        self, dialer: Dialer, clock: Clock, client_id: bytes, share: str, move: Move, tasks: Tasks
+        self,
+        dialer: Dialer,
+        clock: Clock,
+        client_id: bytes,
+        share: str,
+        move: Move,
+        tasks: Tasks,
+        events: Events = NO_EVENTS,
     ) -> None:
+        self._emit = events.emit
         self._dialer = dialer
         self._clock = clock
         self._client_name = client_id.hex()
@@ -88,7 +98,9 @@ class WitnessClient:
     async def close(self) -> None:
         """End the registration's stream; the witness forgets it then."""
         channel, self._channel = self._channel, None
-        self.address = ""
+        left, self.address = self.address, ""
+        if left:
+            self._emit(e.WITNESS_LEFT, witness=left)
         if channel is not None:
             await channel.close()
 
@@ -100,12 +112,19 @@ class WitnessClient:
                 registered = await self._register(session, address, node)
                 if registered:
                     return await self._listen(address, node, registered)
-            except SofsError:
-                pass  # The witness or its list is not to be had now: try again.
+            except SofsError as error:
+                # The witness or its list is not to be had now: try again.
+                if self.address:
+                    self._emit(e.WITNESS_FAILED, witness=self.address, reason=str(error))
+                elif self._listing is not None:
+                    self._emit(e.INTERFACES_AWAITED, address=address)
+                else:
+                    self._emit(e.INTERFACES_FAILED, address=address, reason=str(error))
             finally:
                 await self.close()
             # One that listened for long and went away is replaced at once.
             if self._clock.monotonic_ms() - began < WITNESS_RETRY_MS:
+                self._emit(e.WITNESS_NONE, address=address, retry_s=WITNESS_RETRY_MS // 1000)
                 await self._pause()
         return None
 
@@ -133,12 +152,16 @@ class WitnessClient:
     async def _register(self, session: Channel, address: str, node: str) -> bytes:
         limit_ms = limits.CONNECT_MS_MAX
         reply = await self._interfaces(session)
+        n_interfaces = len(reply.interfaces)
+        self._emit(e.INTERFACES_OBTAINED, address=address, interfaces=n_interfaces)
         for interface in reply.interfaces:
             where = witness_address(interface)
             if not where or interface.node == node or where == address:
                 continue
+            self._emit(e.WITNESS_SELECTED, witness=where, node=interface.node)
             try:
                 self._channel = await self._dialer.open(where, "witness")
+                self._emit(e.WITNESS_REQUESTED, witness=where, address=address)
                 asking = self._channel.call(
                     RegisterWitness(
                         version=WITNESS_VERSION,
@@ -152,8 +175,10 @@ class WitnessClient:
                 answer = await within(self._clock, limit_ms, asking, f"register at {where}")
                 context = expect(answer, RegisterWitnessReply).context
                 self.address = where
+                self._emit(e.WITNESS_REGISTERED, witness=where, address=address)
                 return context
-            except SofsError:
+            except SofsError as error:
+                self._emit(e.WITNESS_REFUSED, witness=where, address=address, reason=str(error))
                 await self.close()  # The next candidate may do.
         return b""
 
@@ -168,7 +193,9 @@ class WitnessClient:
             finally:
                 waiting.cancel()
             envelope = waiting.result()
-            notice = judge(expect(result_of(envelope), Notification), address, node)
+            said = expect(result_of(envelope), Notification)
+            self._tell(said)
+            notice = judge(said, address, node)
             if notice is None:
                 continue
             notice = replace(notice, trace=envelope.trace)
@@ -202,6 +229,15 @@ class WitnessClient:
             await within(self._clock, limits.CONNECT_MS_MAX, telling, "the outcome of a move")
         except SofsError:
             pass  # Whoever asked for the move sees the registration end, and looks again.
+
+    def _tell(self, said: Notification) -> None:
+        if said.kind == RESOURCE_CHANGE:
+            words = {AVAILABLE: "available", UNAVAILABLE: "unavailable"}
+            state = words.get(said.state, f"in state {said.state}")
+            self._emit(e.WITNESS_NOTIFIED, witness=self.address, address=said.address, state=state)
+        elif said.kind in MOVES:
+            destination = said.address or "any other node"
+            self._emit(e.WITNESS_MOVE, witness=self.address, destination=destination)
 
     async def _until_answered(self, channel: Channel, waiting: asyncio.Future[Envelope]) -> None:
         """Wait for NOTIFY_MS_MAX while the witness answers pings; else raise Unavailable."""

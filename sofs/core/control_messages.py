@@ -12,6 +12,7 @@ from sofs.core.message_parts import (
     CheckpointInfo,
     CorruptPlace,
     DnsMember,
+    HandleInfo,
     Interface,
     LogEntry,
     MachineInfo,
@@ -438,3 +439,44 @@ class ListVolumes(Message):
 @dataclass(slots=True)
 class VolumeList(Message):
     volumes: list[VolumeInfo] = field(default_factory=list)
+
+
+# What an operator wants of a volume's handles, to the authority that owns it
+
+
+@message(208)
+@dataclass(slots=True)
+class ListHandles(Message):
+    """-> HandleList: the handles above ``after``, in the order of their numbers. ``client``: only
+    of clients whose id begins with these hexadecimal digits; ``path``: only of that file, or below
+    that directory."""
+
+    after: int = 0
+    client: str = ""
+    path: str = ""
+
+
+@message(209)
+@dataclass(slots=True)
+class HandleList(Message):
+    """``next_after``: where the next page begins, 0 behind the last one. A page may have no
+    handle."""
+
+    handles: list[HandleInfo] = field(default_factory=list)
+    next_after: int = 0
+
+
+@message(210)
+@dataclass(slots=True)
+class CloseHandle(Message):
+    """-> HandleReleased, when nothing of the handle's client can land any more."""
+
+    handle: int = 0
+
+
+@message(211)
+@dataclass(slots=True)
+class HandleReleased(Message):
+    """``was_open`` false: no such handle is open; asked again, it was closed before."""
+
+    was_open: bool = False

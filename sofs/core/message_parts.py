@@ -345,6 +345,25 @@ class VolumeInfo:
 
 
 @dataclass(slots=True)
+class HandleInfo:
+    """An open handle, for people. ``node``: through which it is connected, "" while its client is
+    away. ``locks``: byte ranges that it holds."""
+
+    handle: int = 0
+    client: bytes = b""
+    principal: str = ""
+    path: str = ""
+    ino: int = 0
+    access: int = 0
+    share: int = 0
+    node: str = ""
+    generation: int = 0
+    timeout_ms: int = 0
+    locks: int = 0
+    delete_on_close: bool = False
+
+
+@dataclass(slots=True)
 class LogEntry:
     sequence: int = 0
     payload: bytes = b""

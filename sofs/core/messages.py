@@ -36,6 +36,10 @@ from sofs.core.control_messages import (  # isort: skip
     ListWitnessed, WitnessedList as WitnessedList, MoveClients as MoveClients, ClientsMoved as
     ClientsMoved,
 )
+from sofs.core.control_messages import (  # isort: skip
+    CloseHandle as CloseHandle, HandleList as HandleList, HandleReleased as HandleReleased,
+    ListHandles as ListHandles,
+)
 from sofs.core.message_base import (  # isort: skip
     MESSAGES as MESSAGES, Message as Message, message as message,
 )
@@ -48,7 +52,8 @@ from sofs.core.message_parts import (  # isort: skip
     LockRange, LogEntry as LogEntry, LogInfo as LogInfo, MachineInfo as MachineInfo, OpenOptions as
     OpenOptions, PartStatus as PartStatus, ReclaimItem as ReclaimItem, ReclaimResult as
     ReclaimResult, Share as Share, ShareInfo as ShareInfo, Signed as Signed, TokenMode as TokenMode,
-    VolumeInfo as VolumeInfo, Window as Window, WitnessedClient as WitnessedClient,
+    VolumeInfo as VolumeInfo, Window as Window, WitnessedClient as WitnessedClient, HandleInfo as
+    HandleInfo,
 )
 # fmt: on
 

@@ -230,10 +230,10 @@ class RingOwner:
     run: str = ""
 
 
-def encode_header(owner: RingOwner, slots: int) -> bytes:
+def encode_header(owner: RingOwner, slots: int, magic: bytes = RING_MAGIC) -> bytes:
     """The header of a fresh ring."""
     fixed = _HEADER.pack(
-        RING_MAGIC,
+        magic,
         RING_VERSION,
         slots,
         0,
@@ -323,7 +323,7 @@ class RingContents:
 
 def decode_ring(data: bytes | memoryview) -> RingContents | None:
     """Read a ring, of which another process may write while it is read; None for what is none."""
-    header = _decode_header(bytes(data[:HEADER_BYTES]))
+    header = decode_header(bytes(data[:HEADER_BYTES]))
     if header is None:
         return None
     owner, slots, lap_start, closed = header
@@ -375,8 +375,11 @@ def read_after(data: Slices, number: int) -> tuple[list[RingRecord], int, int]:
     return found, number, lost
 
 
-def _decode_header(head: bytes) -> tuple[RingOwner, int, int, bool] | None:
-    if len(head) < HEADER_BYTES or not head.startswith(RING_MAGIC):
+def decode_header(
+    head: bytes, magic: bytes = RING_MAGIC
+) -> tuple[RingOwner, int, int, bool] | None:
+    """Return (owner, slots, number at which the present lap began, closed), or None."""
+    if len(head) < HEADER_BYTES or not head.startswith(magic):
         return None
     _, version, slots, lap, monotonic_ns, wall_ns, pid, ticks, closed = _HEADER.unpack_from(head)
     if version != RING_VERSION:

@@ -79,6 +79,12 @@ class PairProbe:
     # Answering
     # ---------------------------------------------------------------------------------------
 
+    async def answer(self, body: Meet | MeetEnd, claim: tuple[str, int], *, owner: bool) -> Message:
+        """Answer a message of the probe; see ``meet`` and ``meet_end``."""
+        if isinstance(body, MeetEnd):
+            return await self.meet_end(body.token)
+        return await self.meet(body, claim, owner=owner)
+
     async def meet(self, body: Meet, claim: tuple[str, int], *, owner: bool) -> Message:
         """Answer ``Meet``; ``claim``: role and epoch of a claim of ours. Who is not the volume's
         ``owner`` and has not passed the probe with one answers FileNotAvailable: it serves nobody,

@@ -20,6 +20,7 @@ from collections.abc import Callable
 from typing import Final
 
 from sofs.constants import SHARES_LOOK_MS
+from sofs.core import events as e
 from sofs.core.messages import Message, SharesSeen
 from sofs.core.share_table import (
     SHARES_FOLDER,
@@ -30,6 +31,7 @@ from sofs.core.share_table import (
     table_key,
 )
 from sofs.errors import SofsError, Unavailable
+from sofs.ports.events import NO_EVENTS, Events
 from sofs.ports.log import FencedStore
 from sofs.ports.runtime import Clock
 from sofs.services.channel import within
@@ -68,7 +70,15 @@ async def read_newest(fenced: FencedStore, above: tuple[int, int] = (-1, 0)) -> 
 class ShareView:
     """See the module. ``default``: what is shared while nobody published anything."""
 
-    def __init__(self, clock: Clock, fenced: FencedStore, default: ShareTable) -> None:
+    def __init__(
+        self,
+        clock: Clock,
+        fenced: FencedStore,
+        default: ShareTable,
+        events: Events = NO_EVENTS,
+    ) -> None:
+        """``events``: of who serves the shares."""
+        self._events = events
         self._clock = clock
         self._fenced = fenced
         self._looked_ms: int | None = None  # When the last look that succeeded began.
@@ -120,9 +130,23 @@ class ShareView:
         self._looked_ms, self.problem = began, ""
         self.looks += 1
         if table is not None and table.order > self.table.order:
+            first = self.looks == 1
+            if not first:  # Else this process comes to know what was there before it.
+                self._tell_changes(self.table, table)
             self.table = table
             for tell in list(self._listeners.values()):
                 tell(table)
+
+    def _tell_changes(self, older: ShareTable, newer: ShareTable) -> None:
+        before = {share.name: share for share in older.shares}
+        for share in newer.shares:
+            known = before.pop(share.name, None)
+            if known is None or known.volume != share.volume:
+                self._events.emit(e.SHARE_ADDED, share=share.name, volume=share.volume)
+            elif known != share:
+                self._events.emit(e.SHARE_CHANGED, share=share.name, volume=share.volume)
+        for share in before.values():
+            self._events.emit(e.SHARE_REMOVED, share=share.name, volume=share.volume)
 
     async def seen(self) -> Message:
         """Look, and answer ``LookAtShares``."""

@@ -14,6 +14,7 @@ from typing import Any, Final, cast
 
 from sofs.core.witness import configured_interfaces
 from sofs.errors import BackendRefused, SofsError, invariant
+from sofs.ports.events import EventList
 from sofs.ports.platform import Platform
 from sofs.ports.store import AppendStore, Store
 from sofs.rpc.convert import WireCodec
@@ -56,6 +57,7 @@ from sofs.storage.shared_root import LocalSharedRoot
 
 VOLUME: Final = b"v" * 16
 SHARE: Final = "share"
+EVENTS_MAX: Final = 64  # Kept by each part; what counts is that each has its fields.
 NODE_PORT: Final = 7440
 WITNESS_PORT: Final = 7441
 AUTHORITY_PORT: Final = 7450
@@ -330,6 +332,7 @@ class Cluster:
             ),
             on_exit=process.fatal,
             pair=self._pair(part, process),
+            events=EventList(EVENTS_MAX),
         )
         part.part = made
         await made.start(f"{part.host}:{NODE_PORT}")
@@ -348,6 +351,7 @@ class Cluster:
                 share=SHARE,
             ),
             on_exit=process.fatal,
+            events=EventList(EVENTS_MAX),
         )
         await made.start(f"{part.host}:{WITNESS_PORT}")
         return made
@@ -378,6 +382,7 @@ class Cluster:
                 new_database=self._database,
                 pair=self._pair(part, process),
                 peers=lambda: self.access_point,
+                events=EventList(EVENTS_MAX),
             ),
             process.fatal,
         )

@@ -20,8 +20,9 @@ from typing import Any, Final
 
 from sofs.client.aio import AsyncShare, connect
 from sofs.errors import SofsError
+from sofs.ports.events import EventList
 from sofs.sim.checkers.violation import Violation
-from sofs.sim.cluster import Cluster
+from sofs.sim.cluster import EVENTS_MAX, Cluster
 from sofs.sim.faults import Faults
 from sofs.sim.history import History
 from sofs.sim.judgement import judge_history, judge_state, judge_times
@@ -211,7 +212,7 @@ class Run:
         process.crash("done", reset=True)
 
     async def _connect(self, process: SimProcess) -> AsyncShare:
-        return await connect(
+        share = await connect(
             self.cluster.url,
             credential="simulated",
             transport=SimTransport(self.cluster.network, process),
@@ -220,6 +221,8 @@ class Run:
             witness=self.plan.witnesses > 0,
             connect_timeout_ms=60_000,
         )
+        share.core.story.events = EventList(EVENTS_MAX)
+        return share
 
     async def _client(self, process: SimProcess, name: str) -> None:
         share = await self._connect(process)

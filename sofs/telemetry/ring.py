@@ -195,14 +195,18 @@ class RingRecorder:
             ring[at : at + 1] = byte
 
 
-def ring_mib(environment: Mapping[str, str]) -> int:
+def ring_mib(
+    environment: Mapping[str, str],
+    variable: str = RING_MIB_VARIABLE,
+    default: int = RING_MIB_DEFAULT,
+) -> int:
     """How large rings are to be: SOFS_TRACE_MIB, 0 for none."""
-    text = environment.get(RING_MIB_VARIABLE, "")
+    text = environment.get(variable, "")
     try:
-        wanted = int(text) if text else RING_MIB_DEFAULT
+        wanted = int(text) if text else default
     except ValueError:
-        log.warning("%s=%r is no number of MiB; %d is used", RING_MIB_VARIABLE, text, 4)
-        wanted = RING_MIB_DEFAULT
+        log.warning("%s=%r is no number of MiB; %d is used", variable, text, default)
+        wanted = default
     return max(0, min(wanted, RING_MIB_MAX))
 
 
@@ -221,20 +225,33 @@ def open_ring(folder: Path, name: str, role: str, mib: int, *, run: str = "") ->
 
 
 def _create(folder: Path, name: str, role: str, mib: int, run: str) -> RingRecorder:
+    n_bytes = mib << 20
+    slots = (n_bytes - HEADER_BYTES) // RECORD_BYTES
+    owner = this_process(name, role, run)
+    path, mapping = map_file(folder, owner, n_bytes, encode_header(owner, slots), SUFFIX)
+    return RingRecorder(path, mapping, slots)
+
+
+def this_process(name: str, role: str, run: str) -> RingOwner:
+    """Who writes a ring that this process makes now."""
     pid = os.getpid()
-    ticks = start_ticks(pid)
-    owner = RingOwner(
+    return RingOwner(
         name=name,
         role=role,
         pid=pid,
-        start_ticks=ticks,
+        start_ticks=start_ticks(pid),
         boot_id=boot_id(),
         wall_ns=time.time_ns(),
         monotonic_ns=time.monotonic_ns(),
         run=run,
     )
-    n_bytes = mib << 20
-    path = folder / f"{name}-{pid}-{ticks}{SUFFIX}"
+
+
+def map_file(
+    folder: Path, owner: RingOwner, n_bytes: int, header: bytes, suffix: str
+) -> tuple[Path, mmap.mmap]:
+    """Make a ring's file, with room on the disk, under its name only once its header is there."""
+    path = folder / f"{owner.name}-{owner.pid}-{owner.start_ticks}{suffix}"
     partial = path.with_suffix(".making")
     descriptor = os.open(partial, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o600)
     try:
@@ -245,10 +262,9 @@ def _create(folder: Path, name: str, role: str, mib: int, run: str) -> RingRecor
         raise
     finally:
         os.close(descriptor)
-    slots = (n_bytes - HEADER_BYTES) // RECORD_BYTES
-    mapping[:HEADER_BYTES] = encode_header(owner, slots)
+    mapping[:HEADER_BYTES] = header
     os.replace(partial, path)
-    return RingRecorder(path, mapping, slots)
+    return path, mapping
 
 
 def make_private(folder: Path) -> None:
@@ -259,11 +275,11 @@ def make_private(folder: Path) -> None:
         raise PermissionError(f"{folder} belongs to another user or may be written by others")
 
 
-def sdk_folder(environment: Mapping[str, str]) -> Path:
+def sdk_folder(environment: Mapping[str, str], name: str = SDK_FOLDER) -> Path:
     """Where the processes of this user that use the SDK keep their rings."""
     runtime = environment.get("XDG_RUNTIME_DIR")
     base = Path(runtime) / "sofs" if runtime else Path("/tmp") / f"sofs-{os.getuid()}"
-    return base / SDK_FOLDER
+    return base / name
 
 
 # Reading ----------------------------------------------------------------------------------------
@@ -282,7 +298,7 @@ def read_rings(*folders: Path) -> list[FoundRing]:
     """Read every ring of the folders, of living and of dead processes, by path."""
     found = []
     for folder in folders:
-        for path in _paths(folder):
+        for path in ring_paths(folder):
             try:
                 contents = decode_ring(path.read_bytes())
             except OSError:
@@ -321,25 +337,26 @@ class RingTail:
         self._map.close()
 
 
-def prune(folder: Path) -> None:
-    """Remove rings of dead processes, but for the newest DEAD_RINGS_KEPT of each name."""
+def prune(folder: Path, suffix: str = SUFFIX, kept: int = DEAD_RINGS_KEPT) -> None:
+    """Remove rings of dead processes, but for the newest ``kept`` of each name."""
     dead: dict[str, list[tuple[float, Path]]] = {}
-    for path in [*_paths(folder), *folder.glob("*.making")]:
+    for path in [*ring_paths(folder, suffix), *folder.glob("*.making")]:
         name, pid, ticks = _parts(path)
         if pid and _runs(pid, ticks):
             continue
         with contextlib.suppress(FileNotFoundError):
-            if path.suffix != SUFFIX:
+            if path.suffix != suffix:
                 path.unlink()  # Its process died while it made it.
             else:
                 dead.setdefault(name, []).append((path.stat().st_mtime, path))
     for rings in dead.values():
-        for _, path in sorted(rings, reverse=True)[DEAD_RINGS_KEPT:]:
+        for _, path in sorted(rings, reverse=True)[kept:]:
             path.unlink(missing_ok=True)
 
 
-def _paths(folder: Path) -> list[Path]:
-    return sorted(folder.glob(f"*{SUFFIX}"))[:RINGS_MAX]
+def ring_paths(folder: Path, suffix: str = SUFFIX) -> list[Path]:
+    """The rings of a folder, by name."""
+    return sorted(folder.glob(f"*{suffix}"))[:RINGS_MAX]
 
 
 def _parts(path: Path) -> tuple[str, int, int]:

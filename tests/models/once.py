@@ -27,7 +27,7 @@ the client's ``Session`` takes it before all others. The model's operation is a 
 | ``logs the group`` | ``GroupLog._flush`` |
 | ``answers`` | ``GroupLog.settled``, then the reply |
 | ``another authority`` | ``AuthorityPart._take_over``: what was logged |
-| ``forgets the client`` | ``ActiveAuthority._forget_idle_clients`` |
+| ``forgets the client`` | ``IdleClients.forget`` |
 | ``refuses as expired`` | ``ActiveAuthority._admit_client`` |
 | ``abandons`` | ``Handles.abandon``: a stored refusal, or the stored result |
 """

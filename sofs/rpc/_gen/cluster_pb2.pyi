@@ -197,3 +197,61 @@ class VolumeList(_message.Message):
     VOLUMES_FIELD_NUMBER: _ClassVar[int]
     volumes: _containers.RepeatedCompositeFieldContainer[VolumeInfo]
     def __init__(self, volumes: _Optional[_Iterable[_Union[VolumeInfo, _Mapping]]] = ...) -> None: ...
+
+class HandleInfo(_message.Message):
+    __slots__ = ("handle", "client", "principal", "path", "ino", "access", "share", "node", "generation", "timeout_ms", "locks", "delete_on_close")
+    HANDLE_FIELD_NUMBER: _ClassVar[int]
+    CLIENT_FIELD_NUMBER: _ClassVar[int]
+    PRINCIPAL_FIELD_NUMBER: _ClassVar[int]
+    PATH_FIELD_NUMBER: _ClassVar[int]
+    INO_FIELD_NUMBER: _ClassVar[int]
+    ACCESS_FIELD_NUMBER: _ClassVar[int]
+    SHARE_FIELD_NUMBER: _ClassVar[int]
+    NODE_FIELD_NUMBER: _ClassVar[int]
+    GENERATION_FIELD_NUMBER: _ClassVar[int]
+    TIMEOUT_MS_FIELD_NUMBER: _ClassVar[int]
+    LOCKS_FIELD_NUMBER: _ClassVar[int]
+    DELETE_ON_CLOSE_FIELD_NUMBER: _ClassVar[int]
+    handle: int
+    client: bytes
+    principal: str
+    path: str
+    ino: int
+    access: int
+    share: int
+    node: str
+    generation: int
+    timeout_ms: int
+    locks: int
+    delete_on_close: bool
+    def __init__(self, handle: _Optional[int] = ..., client: _Optional[bytes] = ..., principal: _Optional[str] = ..., path: _Optional[str] = ..., ino: _Optional[int] = ..., access: _Optional[int] = ..., share: _Optional[int] = ..., node: _Optional[str] = ..., generation: _Optional[int] = ..., timeout_ms: _Optional[int] = ..., locks: _Optional[int] = ..., delete_on_close: _Optional[bool] = ...) -> None: ...
+
+class ListHandles(_message.Message):
+    __slots__ = ("after", "client", "path")
+    AFTER_FIELD_NUMBER: _ClassVar[int]
+    CLIENT_FIELD_NUMBER: _ClassVar[int]
+    PATH_FIELD_NUMBER: _ClassVar[int]
+    after: int
+    client: str
+    path: str
+    def __init__(self, after: _Optional[int] = ..., client: _Optional[str] = ..., path: _Optional[str] = ...) -> None: ...
+
+class HandleList(_message.Message):
+    __slots__ = ("handles", "next_after")
+    HANDLES_FIELD_NUMBER: _ClassVar[int]
+    NEXT_AFTER_FIELD_NUMBER: _ClassVar[int]
+    handles: _containers.RepeatedCompositeFieldContainer[HandleInfo]
+    next_after: int
+    def __init__(self, handles: _Optional[_Iterable[_Union[HandleInfo, _Mapping]]] = ..., next_after: _Optional[int] = ...) -> None: ...
+
+class CloseHandle(_message.Message):
+    __slots__ = ("handle",)
+    HANDLE_FIELD_NUMBER: _ClassVar[int]
+    handle: int
+    def __init__(self, handle: _Optional[int] = ...) -> None: ...
+
+class HandleReleased(_message.Message):
+    __slots__ = ("was_open",)
+    WAS_OPEN_FIELD_NUMBER: _ClassVar[int]
+    was_open: bool
+    def __init__(self, was_open: _Optional[bool] = ...) -> None: ...

@@ -25,8 +25,8 @@ class HandleRef(NamedTuple):
 
 class Blocked(Exception):
     """Not an answer: recall the tokens, detach the handles (``code`` tells their client why, ""
-    when it is the client itself that moved), seal the nodes, release disconnected handles for good;
-    then call the method again from the start.
+    when it is the client itself that moved), seal the nodes, release disconnected handles for good
+    (in favour of ``client``); then call the method again from the start.
 
     The transaction in which it is raised rolls back, so a method may raise it at any point.
     """
@@ -39,6 +39,7 @@ class Blocked(Exception):
         seal: Sequence[bytes] = (),
         release: Sequence[int] = (),
         code: str = "",
+        client: bytes = b"",
     ) -> None:
         super().__init__(
             f"recall {list(recall)}, detach {list(detach)}, seal {list(seal)}, "
@@ -49,3 +50,4 @@ class Blocked(Exception):
         self.seal = list(seal)
         self.release = list(release)
         self.code = code
+        self.client = client

@@ -211,3 +211,8 @@ class Commits(Extents):
         else:
             append = header.op is DataOp.APPEND
             known[1].complete(header.op_sequence, header.resulting_offset if append else None)
+
+
+def logged_bytes(commit: Commit) -> int:
+    """About what a commit takes in the log: new runs, the older ones that they replace, windows."""
+    return sum(3 * len(file.extents) + 512 * (1 + len(file.windows)) for file in commit.files)

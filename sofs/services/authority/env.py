@@ -16,6 +16,7 @@ from sofs.constants import (
 )
 from sofs.core.entries import EntryCodec
 from sofs.ports.codec import MessageCodec
+from sofs.ports.events import NO_EVENTS, Events
 from sofs.ports.log import FencedStore
 from sofs.ports.recovery import LogRecovery
 from sofs.ports.runtime import Clock, Entropy
@@ -68,6 +69,7 @@ class AuthorityEnv:
     recorder: Recorder = NO_RECORDER
     pair: PairProbe | None = None  # On an append backend.
     peers: Callable[[], list[str]] = list  # Where other parts of the volume may answer.
+    events: Events = NO_EVENTS
     suspicion: Suspicion = field(init=False)
 
     def __post_init__(self) -> None:

@@ -66,6 +66,7 @@ class GroupLog:
         self._flushing = False
         self._open_rows = 0  # Changed by transactions of the open group.
         self._open_transactions = 0
+        self._told: list[Callable[[], None]] = []  # When the open group is durable.
         self._pace = CommitPace()
         self._ended: SofsError | None = None
         self.groups = 0
@@ -145,6 +146,11 @@ class GroupLog:
             if group is not None and not group.done():
                 group.set_exception(error)
 
+    def when_durable(self, tell: Callable[[], None]) -> None:
+        """Call ``tell`` when what the transaction under way changed is durable and checked; never,
+        if that does not come to pass. It must not raise."""
+        self._told.append(tell)
+
     async def _flush(self) -> None:
         while self._open is not None:
             if self._pace.wait(self._open_transactions):
@@ -153,6 +159,7 @@ class GroupLog:
             self._pace.took(self._open_transactions)
             self._open_transactions = 0
             group, self._open = self._open, None
+            told, self._told = self._told, []
             self._in_flight = group
             try:
                 await self._flush_group()
@@ -164,6 +171,8 @@ class GroupLog:
             self._in_flight = None
             if not group.done():
                 group.set_result(None)
+            for tell in told:
+                tell()
         self._flushing = False
 
     async def _flush_group(self) -> None:

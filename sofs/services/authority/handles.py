@@ -23,6 +23,7 @@ from sofs.core.messages import (
     Commit,
     Failure,
     Grant,
+    HandleInfo,
     ReclaimItem,
     ReclaimReply,
     ReclaimResult,
@@ -33,9 +34,9 @@ from sofs.core.window import Completed, Forgotten, Fresh, OpWindow
 from sofs.errors import (
     Abandoned,
     AccessDenied,
+    ClosedByAdministrator,
     Expired,
     FileClosed,
-    FileForcedClosed,
     InvalidParameter,
     ObjectNameNotFound,
     ProtocolError,
@@ -209,12 +210,13 @@ class Handles(Tokens):
         handles: Sequence[int] | Sequence[BoundHandle],
         incarnation: bytes,
         commit: Commit,
-    ) -> None:
+    ) -> list[int]:
         """The node's own answer to Detach: apply what it sent; the handles are disconnected.
-        Harmless when the node was sealed meanwhile."""
-        if self.is_live_node(incarnation):
-            self.apply_commit(commit)
-            self.disconnect(handles, incarnation)
+        Returns them. Harmless when the node was sealed meanwhile."""
+        if not self.is_live_node(incarnation):
+            return []
+        self.apply_commit(commit)
+        return self.disconnect(handles, incarnation)
 
     def _disconnect(self, handles: Iterable[int]) -> None:
         for handle in handles:
@@ -233,12 +235,31 @@ class Handles(Tokens):
         self._flush_live(live)
         return done
 
+    def list_handles(self, after: int, rows_max: int) -> list[HandleInfo]:
+        """Return up to ``rows_max`` handles above ``after``, by number, for people."""
+        paths: dict[int, str] = {}
+        found = []
+        for row in self._all(
+            "SELECT h.handle,h.client,c.principal,h.ino,h.access,h.share,ifnull(d.node,''),"
+            "h.generation,h.timeout_ms,(SELECT count(*) FROM lock l WHERE l.handle=h.handle),"
+            "h.delete_on_close FROM handle h LEFT JOIN client c USING(client) "
+            "LEFT JOIN datalog d ON d.log_id=h.log_id WHERE h.handle>? ORDER BY h.handle LIMIT ?",
+            after, rows_max,
+        ):  # fmt: skip
+            handle, client, principal, ino, *rest, delete_on_close = row
+            if ino not in paths:
+                paths[ino] = self.path_of(ino)
+            info = HandleInfo(handle, client, principal, paths[ino], ino, *rest)
+            info.delete_on_close = bool(delete_on_close)
+            found.append(info)
+        return found
+
     def force_close(self, handle: int, now_ns: int) -> None:
         """Close a handle by an administrator's wish; Blocked(detach) while it is connected."""
         row = self._handle_row(handle)
         if row is None:
             raise FileClosed(f"handle {handle} is not open")
-        self._detach_first([row], FileForcedClosed.code)
+        self._detach_first([row], ClosedByAdministrator.code)
         self.expire([handle], now_ns)
 
     def _detach_first(self, rows: Iterable[Handle], code: str) -> None:

@@ -30,6 +30,7 @@ from sofs.core.messages import (
     FileInfo,
     Grant,
     InfoReply,
+    Message,
     Open,
     OpenOptions,
     OpenReply,
@@ -169,7 +170,8 @@ class Opens(Handles):
         except SofsError:
             # The older ones stay closed though this open is refused: their client has been told,
             # so nobody would come for them, and they would keep the file until their timeouts.
-            raise Blocked(release=[row.handle for row in older]) from None
+            released = [row.handle for row in older]
+            raise Blocked(release=released, client=body.caller.client) from None
         closed.extend(row.handle for row in older)
         return reply
 
@@ -246,13 +248,18 @@ class Opens(Handles):
 
     def takes_over(self, body: Open) -> bool:
         """Would this open close older ones of its application instance?"""
+        return bool(self.older_opens(body))
+
+    def older_opens(self, body: Open) -> list[tuple[int, bytes]]:
+        """The (handle, client) of the opens of its application instance that it would close."""
         if not body.app_instance:
-            return False
+            return []
         try:
             inode = self._resolve(body.path)[2]
         except SofsError:
-            return False  # The open itself will say what is wrong with the name.
-        return inode is not None and bool(self._older(body, self._handles_of(inode.ino)))
+            return []  # The open itself will say what is wrong with the name.
+        older = [] if inode is None else self._older(body, self._handles_of(inode.ino))
+        return [(row.handle, row.client) for row in older]
 
     def _create(
         self,
@@ -606,3 +613,10 @@ def check_fence(handles: Iterable[Handle], need: int) -> None:
 def check_shares(handles: Iterable[Handle], need: int, deny: int) -> None:
     if any(excludes(need, deny, row.need, row.deny) for row in handles):
         raise SharingViolation("another open of the file excludes this access or share mode")
+
+
+def without_grant(reply: Message) -> Message:
+    """A stored or shared answer holds no grant: a token is given to one node, once."""
+    if isinstance(reply, OpenReply) and reply.grant is not None:
+        return replace(reply, grant=None)
+    return reply

@@ -20,6 +20,7 @@ import logging
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Final
 
+from sofs.core import events as e
 from sofs.core import messages as m
 from sofs.core.gate import Decision, Phase, ResumeGate
 from sofs.core.handles import HandleTimers
@@ -45,7 +46,11 @@ class Resumption:
         state: AuthorityState,
         tasks: Tasks,
         release: Callable[[Sequence[int]], Awaitable[None]],
+        epoch: int = 0,
     ) -> None:
+        self._epoch = epoch
+        self._told = Phase.LOADING  # The phase that was told last.
+        self._loaded_ms = 0
         self._env = env
         self._state = state
         self._tasks = tasks
@@ -75,6 +80,8 @@ class Resumption:
             self._state.disconnected_inos(),
             incarnations,
         )
+        self._loaded_ms = self._now()
+        self._tell_phase()
         self._start_timers()
         for incarnation in incarnations:
             self._tasks.spawn(self._resume_node(nodes, incarnation), "resume-node")
@@ -110,7 +117,24 @@ class Resumption:
                 self._timed[handle] = None
                 self._timers.start(now, handle, timeout_ms)
 
+    def _tell_phase(self) -> None:
+        """Tell the phase if it is another than before; one that passed at once is not told."""
+        phase = self._gate.phase
+        if phase is self._told:
+            return
+        self._told = phase
+        emit, epoch = self._env.events.emit, self._epoch
+        if phase is Phase.RESUME_LOCAL:
+            emit(e.GATE_RESUME_LOCAL, epoch=epoch, nodes=len(self._gate.unreported()))
+        elif phase is Phase.RESUME_REMOTE:
+            emit(e.GATE_RESUME_REMOTE, epoch=epoch, handles=len(self._gate.unclaimed()))
+        elif phase is Phase.RELEASE:
+            emit(e.GATE_RELEASE, epoch=epoch, handles=len(self._gate.unclaimed()))
+        else:
+            emit(e.GATE_ONLINE, epoch=epoch, took_ms=self._now() - self._loaded_ms)
+
     def _wake(self, changed: bool) -> None:
+        self._tell_phase()
         if changed and self._changed is not None and not self._changed.done():
             self._changed.set_result(None)
 

@@ -25,10 +25,13 @@ import logging
 from collections.abc import Callable
 from typing import Final
 
+from sofs.core import events as e
 from sofs.core.entries import Lineage, holds
 from sofs.core.messages import (
+    CloseHandle,
     HelloReply,
     ListCorrupt,
+    ListHandles,
     Meet,
     MeetEnd,
     Message,
@@ -169,6 +172,10 @@ class AuthorityPart:
             channel.serve(envelope.call, self._answer_probe(self._env.pair, envelope.body))
         elif isinstance(envelope.body, ListCorrupt) and self._active is not None:
             channel.serve(envelope.call, self._active.reports.listed())
+        elif isinstance(envelope.body, ListHandles | CloseHandle) and self._active is not None:
+            channel.serve(envelope.call, self._active.serve_operator(envelope.body))
+        elif isinstance(envelope.body, ListHandles | CloseHandle):
+            raise Unavailable("this part does not own the volume now; ask who does")
         else:
             raise FileNotAvailable("this service only tells how the part is")
 
@@ -351,6 +358,8 @@ class AuthorityPart:
         and after LOADING_MS_MAX refuse: the log tells once a second which step takes so long."""
         self._taking_over = True
         self._step = "seal and lineage"
+        part, epoch = claim.part, int(claim.epoch)
+        self._env.events.emit(e.GATE_LOADING, part=part, epoch=epoch)
         telling = self._tasks.spawn(self._tell_loading(claim), "tell-loading")
         trace, self._trace = self._trace, NO_CONTEXT
         token = CURRENT.set(trace)
@@ -358,6 +367,9 @@ class AuthorityPart:
             active = await self._load(claim, state)
         except BaseException as error:
             end_with(self._env.recorder, trace, error)
+            if isinstance(error, SofsError):
+                failed = e.RESUME_KEY_FAILED
+                self._env.events.emit(failed, part=part, epoch=epoch, reason=str(error))
             raise
         else:
             self._env.recorder.end(trace)

@@ -25,7 +25,7 @@ import logging
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, Final
 
-from sofs.constants import CLIENT_KEEP_MS, KIB
+from sofs.constants import KIB
 from sofs.core import messages as m
 from sofs.core.entries import Handover, Lineage
 from sofs.core.trace import NO_CONTEXT, SpanKind
@@ -45,31 +45,33 @@ from sofs.ports.stream import Envelope, Stream
 from sofs.ports.trace import CURRENT, span
 from sofs.services.authority.blocked import Blocked, TokenRef
 from sofs.services.authority.checkpoints import Checkpoints
+from sofs.services.authority.commits import logged_bytes
 from sofs.services.authority.env import AuthorityEnv
 from sofs.services.authority.feed import FollowerFeed
 from sofs.services.authority.file_locks import FileLocks
 from sofs.services.authority.follower import checkpoint_ref
 from sofs.services.authority.group_log import GroupLog
+from sofs.services.authority.handle_desk import HandleDesk
 from sofs.services.authority.handles import END_HANDLES_MAX
+from sofs.services.authority.idle import IdleClients
+from sofs.services.authority.opens import without_grant
 from sofs.services.authority.reports import FOLLOWER, Reports
 from sofs.services.authority.resume import Resumption
 from sofs.services.authority.schema import SCHEMA_VERSION
 from sofs.services.authority.service_nodes import NodeLink, Nodes, check_commit
 from sofs.services.authority.space import SpaceReclaimer
 from sofs.services.authority.state import AuthorityState
+from sofs.services.authority.story import HandleStory
 from sofs.services.authority.turns import Turns
 from sofs.services.channel import Channel, check_hello
-from sofs.services.pair import PairProbe
 from sofs.services.tasks import Tasks
 
 log = logging.getLogger("sofs.authority")
 
-FORGET_EVERY_MS: Final = 60_000
 ROUNDS_MAX: Final = 64  # How often one operation is run again after something was cleared for it.
 IDLE_CHECK_MS: Final = 1_000
 HAND_BACK_LAG_MAX: Final = 100  # Entries a coordinator may be behind when it asks.
 DRAIN_MS_MAX: Final = 100
-ENDED_CLIENT_KEEP_MS: Final = 600_000  # Far beyond any retry of a node's link.
 NEWCOMERS_LEAVE_BYTES: Final = 512 * KIB  # Of the reserve of a full disk; see ``_reclaim``.
 OPERATIONS_MAX: Final = 65_536  # In flight on one authority.
 
@@ -112,21 +114,27 @@ class ActiveAuthority:
             self._logged,
             env.recorder,
         )
+        self.story = HandleStory(env.events, self.state, self.group, claim.epoch)
         self.nodes = Nodes(
-            env, claim.incarnation, self.state, self.group, self._tasks, self._node_left
+            env, claim.incarnation, self.state, self.group, self._tasks, self._node_left, self.story
         )
         self.checkpoints = Checkpoints(env, claim, lineage, database, self.group, self.feed)
         self.reports = Reports(env.clock, self.state, self.group, self._run, self.checkpoints.want)
         self.checkpoints.needless_below = self.reports.needless_below
+        self.idle = IdleClients(env.clock, self.state, self._run)
         self.space = SpaceReclaimer(env.clock, env.fenced, self.state, self.group)
-        self.resume = Resumption(env, self.state, self._tasks, self._release)
+        self.resume = Resumption(env, self.state, self._tasks, self._release, claim.epoch)
         self.locks = FileLocks(
             env.clock, self._tasks, self.state, self.nodes, self._once, self._run
+        )
+        # Of operators; their errors are answers.
+        self._closes = Tasks("closes", lambda error: self._tasks.crash(error, unless=SofsError))
+        self.desk = HandleDesk(
+            env.clock, self.state, self.group, self.story, self._run, self._was_closed
         )
         self._channels: dict[Channel, NodeLink | None] = {}
         self._in_flight: dict[tuple[bytes, int], asyncio.Future[m.Message]] = {}
         self._turns = Turns()  # Who may have a file's tokens recalled.
-        self._last_seen: dict[bytes, int] = {}  # Client -> monotonic ms of its last operation.
         self._handing_back: asyncio.Future[None] | None = None  # Resolved when it came to nothing.
         self._operations = 0
         self._takeover_trace = CURRENT.get()
@@ -143,8 +151,9 @@ class ActiveAuthority:
                 self.state.format(self.env.settings.volume, self.env.clock.wall_ns())
         await self.group.settled()
         CURRENT.set(NO_CONTEXT)  # What runs from here on is no part of the take-over.
+        self.story.suspended([handle for handle, _ in self.state.disconnected_handles()])
         self.resume.begin(self.nodes)
-        self._tasks.spawn(self._forget_idle_clients(), "forget")
+        self._tasks.spawn(self.idle.forget(), "forget")
         self._tasks.spawn(self.space.run(), "space")
         self._tasks.spawn(self.space.drop_cut_runs(), "cut-runs")
         self._tasks.spawn(self._idle_check(), "idle-check")
@@ -169,10 +178,12 @@ class ActiveAuthority:
         for channel in list(self._channels):
             channel.end(Unavailable(f"this authority's life ended: {reason}"))
         self.nodes.cancel()
+        self._closes.cancel()
         self._tasks.cancel()
 
     async def close(self) -> None:
         self.end(Unavailable("the authority was closed"))
+        await self._closes.close()
         await self._tasks.close()
         for channel in list(self._channels):
             await channel.close()
@@ -233,7 +244,8 @@ class ActiveAuthority:
         elif isinstance(body, m.PartState):
             channel.reply(envelope.call, self.describe())
         elif isinstance(body, m.Meet | m.MeetEnd) and self.env.pair is not None:
-            channel.serve(envelope.call, self._probed(self.env.pair, body))
+            claim = (self.claim.role, int(self.claim.epoch))
+            channel.serve(envelope.call, self.env.pair.answer(body, claim, owner=True))
         else:
             self._on_node_message(channel, envelope)
 
@@ -266,15 +278,16 @@ class ActiveAuthority:
         ):
             if isinstance(asker, Channel):
                 return await run(asker, body)
-            return await self._counted(run, asker, body)
+            link = asker
+            return await self._counted(lambda: run(link, body))
 
-    async def _counted(self, run: Handler, link: NodeLink, body: m.Message) -> m.Message:
+    async def _counted(self, run: Callable[[], Work]) -> m.Message:
         while self._handing_back is not None:
             # Admitted operations finish; new ones wait until this life ends, or goes on.
             await asyncio.shield(self._handing_back)
         self._operations += 1
         try:
-            return await run(link, body)
+            return await run()
         finally:
             self._operations -= 1
 
@@ -343,7 +356,7 @@ class ActiveAuthority:
                     raise
                 except Blocked as blocked:
                     if blocked.release:
-                        await self._release(blocked.release)
+                        await self._release(blocked.release, blocked.client)
                         self.resume.settled(blocked.release)
                     elif turn is None and blocked.recall:
                         turn = await self._turns.take(blocked.recall[0].ino)
@@ -374,18 +387,18 @@ class ActiveAuthority:
 
         def exactly_once() -> m.Message:
             self._admit_client(caller)
-            self._last_seen[caller.client] = self.env.clock.monotonic_ms()
+            self.idle.seen(caller.client)
             stored = self.state.recall_result(caller)
             if stored is not None:
                 return stored
             reply = rules()
-            self.state.store_result(caller, _without_grant(reply))
+            self.state.store_result(caller, without_grant(reply))
             return reply
 
         try:
             await self._register_client(caller, reserved)
             reply = await self._run(exactly_once, reserved=reserved)
-            future.set_result(_without_grant(reply))
+            future.set_result(without_grant(reply))
             return reply
         except SofsError as error:
             future.set_exception(error)
@@ -432,11 +445,6 @@ class ActiveAuthority:
     # Nodes
     # -----------------------------------------------------------------------------------------
 
-    async def _probed(self, pair: PairProbe, body: m.Meet | m.MeetEnd) -> m.Message:
-        if isinstance(body, m.MeetEnd):
-            return await pair.meet_end(body.token)
-        return await pair.meet(body, (self.claim.role, int(self.claim.epoch)), owner=True)
-
     async def _register(self, channel: Channel, body: m.RegisterNode) -> m.Message:
         assert isinstance(channel.remote, m.Hello)
         if body.incarnation != channel.remote.sender:
@@ -452,7 +460,12 @@ class ActiveAuthority:
             # What still runs for the older stream must not take effect behind this report of
             # handles: nobody would know of an open that it made.
             self.nodes.replace_stream(body.incarnation, channel)
-            return self.state.register_node(body)
+            before = self.state.handles_of_node(body.incarnation)
+            made = self.state.register_node(body)
+            kept = dict.fromkeys(self.state.handles_of_node(body.incarnation))
+            omitted = [handle for handle in before if handle not in kept]
+            self.story.disconnected(omitted, body.node, "its node does not have it any more")
+            return made
 
         reply = await self._run(rules, reserved=0)  # Else what a dead node held is never reclaimed.
         assert isinstance(reply, m.RegisterNodeReply)
@@ -483,13 +496,14 @@ class ActiveAuthority:
             self.state.apply_commit(body.commit)
             return m.Done()
 
-        reply = await self._run(rules, reserved=_logged_bytes(body.commit))
+        reply = await self._run(rules, reserved=logged_bytes(body.commit))
         self.space.settled(link.log_id, body.commit.settled_below_segment)
         return reply
 
     async def _disconnected(self, link: NodeLink, body: m.Disconnected) -> m.Message:
         def rules() -> m.Message:
-            self.state.disconnect(body.handles, link.incarnation)
+            done = self.state.disconnect(body.handles, link.incarnation)
+            self.story.disconnected(done, link.name, "its session ended")
             return m.Done()
 
         reply = await self._run(rules, reserved=0)
@@ -508,7 +522,11 @@ class ActiveAuthority:
         closed: list[int] = []
 
         def rules() -> m.Message:
-            return self.state.open(body, link.incarnation, self._now(), closed)
+            older = self.state.older_opens(body)
+            made = self.state.open(body, link.incarnation, self._now(), closed)
+            self.story.replaced(body, [pair for pair in older if pair[0] in closed])
+            self.story.opened(body, made, link.name)
+            return made
 
         reply = await self._once(body.caller, rules)
         if closed:
@@ -526,7 +544,7 @@ class ActiveAuthority:
         if self.state.handle_node(reply.handle) == link.incarnation:
             return reply
         item = m.ReclaimItem(reply.handle, body.create_guid)
-        answer = await self._run(lambda: self.state.reclaim(body.caller, [item], link.incarnation))
+        answer = await self._run(lambda: self._reclaimed(body.caller, [item], link))
         assert isinstance(answer, m.ReclaimReply)
         result = answer.results[0]
         if result.code:
@@ -542,11 +560,13 @@ class ActiveAuthority:
 
     async def _close(self, link: NodeLink, body: m.Close) -> m.Message:
         check_commit(body.commit, link.log_id)
-        reply = await self._once(
-            body.caller,
-            lambda: self.state.close(body, link.incarnation, self._now()),
-            _logged_bytes(body.commit),
-        )
+
+        def rules() -> m.Message:
+            done = self.state.close(body, link.incarnation, self._now())
+            self.story.closed(body, done.info.ino)
+            return done
+
+        reply = await self._once(body.caller, rules, logged_bytes(body.commit))
         self.resume.settled([body.handle])
         self.locks.given_back()
         return reply
@@ -554,7 +574,7 @@ class ActiveAuthority:
     async def _reclaim(self, link: NodeLink, body: m.Reclaim) -> m.Message:
         def rules() -> m.Message:
             self._admit_client(body.caller)
-            return self.state.reclaim(body.caller, body.handles, link.incarnation)
+            return self._reclaimed(body.caller, body.handles, link)
 
         # On a full disk a newcomer may be the one who makes space, but many of them may not use up
         # what those who are here need to close and delete.
@@ -562,6 +582,13 @@ class ActiveAuthority:
         reply = await self._run(rules, reserved=0 if known else NEWCOMERS_LEAVE_BYTES)
         assert isinstance(reply, m.ReclaimReply)
         self.resume.settled([r.handle for r in reply.results if not r.code])
+        return reply
+
+    def _reclaimed(
+        self, caller: m.Caller, items: Sequence[m.ReclaimItem], link: NodeLink
+    ) -> m.ReclaimReply:
+        reply = self.state.reclaim(caller, items, link.incarnation)
+        self.story.reconnected(reply.results, link.name)
         return reply
 
     async def _truncate(self, link: NodeLink, body: m.Truncate) -> m.Message:
@@ -572,7 +599,7 @@ class ActiveAuthority:
         return await self._once(
             body.caller,
             lambda: self.state.truncate(body, link.incarnation, self._now()),
-            _logged_bytes(body.commit) if shrinks else None,
+            logged_bytes(body.commit) if shrinks else None,
         )
 
     async def _set_info(self, link: NodeLink, body: m.SetInfo) -> m.Message:
@@ -625,6 +652,7 @@ class ActiveAuthority:
         def rules() -> m.Message:
             known = self.state.knows_client(body.caller.client)
             closed[:] = self.state.end_client(body.caller, self._now()) if known else []
+            self.story.terminated(body.caller.client, closed)
             return m.Done()
 
         while True:
@@ -670,41 +698,20 @@ class ActiveAuthority:
     # Handles whose client is away
     # ------------------------------------------------------------------
 
-    async def _release(self, handles: Sequence[int]) -> None:
-        """Release handles whose time is over, if they are still disconnected."""
+    async def _release(self, handles: Sequence[int], successor: bytes = b"") -> None:
+        """Release handles whose time is over (or in favour of a ``successor``), if they are still
+        disconnected."""
 
         def rules() -> m.Message:
             away = {handle for handle, _ in self.state.disconnected_handles()}
-            self.state.expire([handle for handle in handles if handle in away], self._now())
+            due = [handle for handle in handles if handle in away]
+            tell = self.story.releasing(due, successor)
+            self.state.expire(due, self._now())
+            tell()
             return m.Done()
 
         await self._run(rules, reserved=0)
         self.locks.given_back()
-
-    async def _forget_idle_clients(self) -> None:
-        """Drop the rows of clients that had no handle and no operation for CLIENT_KEEP_MS; time
-        starts anew at a take-over."""
-        idle_since: dict[bytes, int] = {}
-        while True:
-            await self.env.clock.sleep_ms(FORGET_EVERY_MS)
-            now = self.env.clock.monotonic_ms()
-            idle = self.state.clients_without_handles()
-            idle_since = {client: idle_since.get(client, now) for client in idle}
-            self._last_seen = {c: at for c, at in self._last_seen.items() if c in idle_since}
-            ended = dict.fromkeys(self.state.ended_clients())
-            due = [
-                client
-                for client, since in idle_since.items()
-                if now - max(since, self._last_seen.get(client, 0))
-                >= (ENDED_CLIENT_KEEP_MS if client in ended else CLIENT_KEEP_MS)
-            ]
-            for client in due:
-                self._last_seen.pop(client, None)
-                await self._run(lambda client=client: self._forget(client))  # type: ignore[misc]
-
-    def _forget(self, client: bytes) -> m.Message:
-        self.state.forget_client(client)
-        return m.Done()
 
     # Checkpoints and handing back
     # ------------------------------------------------------------------
@@ -745,6 +752,23 @@ class ActiveAuthority:
         await self.env.clock.sleep_ms(5)
         self.end(Unavailable("the volume was handed back to its coordinator"))
 
+    async def serve_operator(self, body: m.Message) -> m.Message:
+        """Answer an operator. A close is brought to its end, whoever waits for it: its client may
+        have been told already."""
+        if not isinstance(body, m.CloseHandle):
+            assert isinstance(body, m.ListHandles)
+            return await self.desk.listed(body)
+        close = self._counted(lambda: self.desk.close(body))
+        work: asyncio.Task[m.Message] = self._closes.spawn(close, "close-handle")
+        await asyncio.wait((work, self.ended), return_when=asyncio.FIRST_COMPLETED)
+        if not work.done() or work.cancelled():
+            raise Unavailable("this authority's life ended; ask the next one")
+        return work.result()
+
+    def _was_closed(self, handle: int) -> None:
+        self.resume.settled([handle])
+        self.locks.given_back()
+
     def describe(self) -> m.PartStateReply:
         lag = self.feed.lag()
         facts = [
@@ -761,18 +785,6 @@ class ActiveAuthority:
             *self.reports.facts(),
         ]
         return m.PartStateReply(self.env.settings.part, "", self.claim.incarnation, "active", facts)
-
-
-def _without_grant(reply: m.Message) -> m.Message:
-    """A stored or shared answer holds no grant: a token is given to one node, once."""
-    if isinstance(reply, m.OpenReply) and reply.grant is not None:
-        return dataclasses.replace(reply, grant=None)
-    return reply
-
-
-def _logged_bytes(commit: m.Commit) -> int:
-    """About what a commit takes in the log: new runs, the older ones that they replace, windows."""
-    return sum(3 * len(file.extents) + 512 * (1 + len(file.windows)) for file in commit.files)
 
 
 async def _result(task: asyncio.Task[m.Message]) -> m.Message:

@@ -56,6 +56,7 @@ from sofs.services.authority.blocked import Blocked, HandleRef, TokenRef
 from sofs.services.authority.env import AuthorityEnv, node_role
 from sofs.services.authority.group_log import GROUP_ROOM_BYTES, GroupLog
 from sofs.services.authority.state import AuthorityState
+from sofs.services.authority.story import HandleStory
 from sofs.services.channel import Channel, expect, open_channel, within
 from sofs.services.tasks import Tasks
 
@@ -90,6 +91,7 @@ class Nodes:
         group: GroupLog,
         tasks: Tasks,
         node_left: Callable[[bytes, bool], None],
+        story: HandleStory,
     ) -> None:
         self._env = env
         self._incarnation = incarnation
@@ -97,6 +99,7 @@ class Nodes:
         self._group = group
         self._tasks = tasks
         self._node_left = node_left
+        self._story = story
         # Seals and recalls are shared; their errors belong to those who wait for them.
         self._shared = Tasks("nodes", lambda error: tasks.crash(error, unless=SofsError))
         self._links: dict[bytes, NodeLink] = {}
@@ -308,7 +311,13 @@ class Nodes:
                 self._state.replay_tail(log_id, records)
                 if lost:
                     self._lose(log_id, lost[0])
-                self._state.seal_node(incarnation, sealed.last_sequence)
+                kept = self._state.seal_node(incarnation, sealed.last_sequence)
+                self._story.fenced(
+                    self._state.node_name(incarnation) or "",
+                    self._state.node_endpoint(incarnation) or "",
+                    kept,
+                    len(sealed.records),
+                )
         self.seals_done += 1
         self._wake(incarnation)  # Who waits for it to register waits for nobody.
         self._node_left(incarnation, True)
@@ -427,7 +436,10 @@ class Nodes:
             return
         commit = expect((answer[1], b""), CommitReply).commit
         with self._group.transaction():
-            self._state.detached(bound, incarnation, commit)
+            left = self._state.detached(bound, incarnation, commit)
+            if not code:  # Else they are about to end, and that is told.
+                name = self._state.node_name(incarnation) or ""
+                self._story.disconnected(left, name, "its client goes on through another node")
         self._node_left(incarnation, False)
 
     async def update_locks(

@@ -411,6 +411,10 @@ class Tables:
         row = self._one(_SELECT_HANDLE, handle)
         return None if row is None else Handle(*row)
 
+    def handle_row(self, handle: int) -> Handle | None:
+        """Return a handle's row, for people; None when it is not open."""
+        return self._handle_row(handle)
+
     def _handles_of(self, ino: int) -> list[Handle]:
         return [Handle(*row) for row in self._all(_SELECT_HANDLES_OF_INO, ino)]
 

@@ -82,8 +82,8 @@ async def look_at_shares(
 async def ask_leader(
     clock: Clock, transport: Transport, claim: Claim, body: Message, kind: type[R], limit_ms: int
 ) -> R:
-    """Ask the leader that holds ``claim``, and no other, something; Unavailable after
-    ``limit_ms``."""
+    """Ask the leader (or a volume's authority) that holds ``claim``, and no other, something;
+    Unavailable after ``limit_ms``."""
     return await ask_part(clock, transport, claim.endpoint, body, kind, limit_ms, claim.incarnation)
 
 

@@ -31,6 +31,7 @@ from sofs.errors import (
     Unavailable,
 )
 from sofs.ids import Epoch, Incarnation, short
+from sofs.ports.events import NO_EVENTS, Events
 from sofs.ports.log import Claim, FencedStore, LogWriter
 from sofs.ports.runtime import Clock, Entropy
 from sofs.ports.store import Buffer
@@ -104,8 +105,10 @@ class Node:
         writer: LogWriter,
         recorder: Recorder = NO_RECORDER,
         pair: PairProbe | None = None,
+        events: Events = NO_EVENTS,
     ) -> None:
         self.clock = clock
+        self.events = events
         self.recorder = recorder
         self.config = config
         self.log = writer
@@ -228,6 +231,7 @@ class Node:
         if older is not None and older is not session:
             self.end_session(older, "a newer session of the same client replaced this one")
         self.sessions[session.client] = session
+        session.tell_established()
 
     def write_parts(
         self, session: Session, call: int, handle: Handle, body: WriteParts, data: Buffer
@@ -251,6 +255,7 @@ class Node:
 
     def _session_ended(self, session: Session) -> None:
         session.alive = False
+        session.tell_ended()
         session.lose_spans()
         if self.sessions.get(session.client) is session:
             del self.sessions[session.client]
@@ -301,6 +306,7 @@ async def start_life(
     endpoint: str,
     recorder: Recorder = NO_RECORDER,
     pair: PairProbe | None = None,
+    events: Events = NO_EVENTS,
 ) -> Node:
     """Compose a fresh incarnation: its own role, claimed and with an open log, before it serves.
 
@@ -329,6 +335,7 @@ async def start_life(
         writer=writer,
         recorder=recorder,
         pair=pair,
+        events=events,
     )
 
 

@@ -17,6 +17,8 @@ import logging
 from collections.abc import Callable
 from typing import Final
 
+from sofs.core import events as e
+from sofs.core.events import Value
 from sofs.core.messages import (
     DnsMember,
     HelloReply,
@@ -34,6 +36,7 @@ from sofs.errors import (
     Unavailable,
     WrongIncarnation,
 )
+from sofs.ports.events import NO_EVENTS, Events
 from sofs.ports.log import FencedStore
 from sofs.ports.runtime import Clock, Entropy
 from sofs.ports.stream import Envelope, Listener, Stream, Transport
@@ -71,8 +74,10 @@ class NodePart:
         volumes: Volumes | None = None,
         recorder: Recorder = NO_RECORDER,
         pair: PairProbe | None = None,
+        events: Events = NO_EVENTS,
     ) -> None:
         self._pair = pair
+        self._events = events
         self._clock = clock
         self._recorder = recorder
         self._entropy = entropy
@@ -105,6 +110,7 @@ class NodePart:
         own = listener is None
         if listener is None:
             self._listener = listener = await self._transport.listen(address, self.accept)
+            self._events.emit(e.ENDPOINT_ADDED, address=listener.address)
         self.endpoint = listener.address
         if self._config.shares is not None:
             self._watches_shares = self._config.shares.start(self._tasks)
@@ -149,6 +155,7 @@ class NodePart:
                 continue
             if _same_port(listener.address, address):
                 self._regained = listener
+                self._events.emit(e.ENDPOINT_ADDED, address=listener.address)
             else:
                 await listener.close()
 
@@ -162,9 +169,19 @@ class NodePart:
             endpoint=self.endpoint,
             recorder=self._recorder,
             pair=self._pair,
+            events=self._events,
         )
         self.lives += 1
+        self._events.emit(e.ENDPOINT_ONLINE, **self._life(node))
         return node
+
+    def _life(self, node: Node) -> dict[str, Value]:
+        return {
+            "node": self._config.name,
+            "volume": self._config.share,
+            "address": self.endpoint,
+            "incarnation": bytes(node.incarnation),
+        }
 
     async def _succeed(self) -> None:
         """Compose the next life whenever one ended."""
@@ -177,6 +194,7 @@ class NodePart:
                 self.node = None
                 self.last_end = describe_end(reason)
                 log.warning("node %s: a life ended: %s", self._config.name, self.last_end)
+                self._events.emit(e.ENDPOINT_OFFLINE, reason=self.last_end, **self._life(node))
                 if is_fatal(reason):
                     self._on_exit(reason)
                     return
@@ -204,9 +222,12 @@ class NodePart:
         node, self.node = self.node, None
         if node is not None:
             await node.close()
+            reason = "the part was closed"
+            self._events.emit(e.ENDPOINT_OFFLINE, reason=reason, **self._life(node))
         for listener in (self._listener, self._regained):
             if listener is not None:
                 await listener.close()
+                self._events.emit(e.ENDPOINT_REMOVED, address=listener.address)
         if self._volumes is not None:
             await self._volumes.close()
         if self._config.shares is not None and self._watches_shares:

@@ -19,7 +19,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from sofs.constants import MIB, PROTOCOL_VERSION, READ_BYTES_MAX, WRITE_BYTES_MAX
+from sofs.constants import (
+    MIB,
+    NOT_KEPT_MS,
+    PROTOCOL_VERSION,
+    READ_BYTES_MAX,
+    WRITE_BYTES_MAX,
+)
+from sofs.core import events as e
 from sofs.core.messages import (
     Abandon,
     Access,
@@ -67,7 +74,6 @@ if TYPE_CHECKING:
 
 SESSION_OPS_MAX: Final = 4096
 SESSION_BYTES_MAX: Final = 64 * MIB
-NOT_KEPT_MS: Final = 1  # Timeout of a handle that is not to outlive its session.
 _CHANGING: Final = (Mkdir, Rmdir, Unlink, Rename, SetInfo, WriteFile)
 _READING: Final = Access.READ | Access.READ_ATTRIBUTES
 
@@ -79,6 +85,8 @@ class Session:
         "alive",
         "channel",
         "client",
+        "end_reason",
+        "ended",
         "greeting",
         "handles",
         "joined",
@@ -100,6 +108,8 @@ class Session:
         self.greeting = False  # The answer to its Hello waits for a look at the shares.
         self.handles: dict[int, Handle] = {}
         self.alive = True
+        self.end_reason = ""  # Why this node ended it, if it did.
+        self.ended = False  # Its end was told.
         self.joined = False  # It was asked for something: it is the client's session now.
         self.leaving = False  # The client says goodbye: nothing more is pushed to it.
         self.n_operations = 0
@@ -263,6 +273,10 @@ class Session:
         node = self.node
         name = hello.share or node.config.share
         share = table.find(name)
+        if share is None or share.volume != node.config.share:
+            reason = "there is no such share" if share is None else "it is on another volume"
+            tell = node.events.emit
+            tell(e.TREE_REFUSED, client=bytes(hello.client), share=name, reason=reason)
         if share is None:
             there = ", ".join(repr(s.name) for s in table.shares[:8]) or "none"
             raise BadNetworkName(
@@ -277,6 +291,12 @@ class Session:
         self.client = hello.client
         self.principal = hello.principal
         channel.remote = hello
+        node.events.emit(
+            e.CONNECTION_ACCEPTED,
+            client=bytes(self.client),
+            address=channel.peer,
+            share=share.name,
+        )
         return HelloReply(
             protocol_version=PROTOCOL_VERSION,
             incarnation=node.incarnation,
@@ -286,6 +306,33 @@ class Session:
             read_bytes_max=READ_BYTES_MAX,
             addresses=node.config.addresses(),
         )
+
+    def tell_established(self) -> None:
+        """It is its client's session from now on."""
+        channel = self.channel
+        self.node.events.emit(
+            e.SESSION_ESTABLISHED,
+            client=bytes(self.client),
+            principal=self.principal,
+            share=self.share.name,
+            address="" if channel is None else channel.peer,
+        )
+
+    def tell_ended(self) -> None:
+        """It ended, for whatever reason; its handles are still known here."""
+        if self.ended or not self.client:
+            return
+        self.ended = True
+        client, channel = bytes(self.client), self.channel
+        address = "" if channel is None else channel.peer
+        emit = self.node.events.emit
+        if self.end_reason:
+            emit(e.CONNECTION_TERMINATED, client=client, address=address, reason=self.end_reason)
+        else:
+            end = None if channel is None or not channel.ended.done() else channel.ended.result()
+            emit(e.CONNECTION_ENDED, client=client, address=address, reason=str(end or ""))
+        if self.joined:
+            emit(e.SESSION_ENDED, client=client, share=self.share.name, handles=len(self.handles))
 
     def shares_changed(self, table: ShareTable) -> bool:
         """Go by a newer table of shares; False when the session's share is gone."""
@@ -339,5 +386,6 @@ class Session:
     def end(self, reason: str) -> None:
         """End the stream now; nothing more is answered."""
         self.alive = False
+        self.end_reason = self.end_reason or reason
         if self.channel is not None:
             self.channel.end(Unavailable(reason))

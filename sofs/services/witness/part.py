@@ -28,6 +28,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from sofs.constants import HEARTBEAT_MS, PROTOCOL_VERSION, RECONNECT_BACKOFF_MS
+from sofs.core import events as e
 from sofs.core.messages import (
     AsyncNotify,
     ClientsMoved,
@@ -63,6 +64,7 @@ from sofs.core.witness import (
 )
 from sofs.errors import LimitExceeded, NotFound, NotSupported, SofsError, Unavailable
 from sofs.ids import ID_BYTES, Incarnation, short
+from sofs.ports.events import NO_EVENTS, Events
 from sofs.ports.runtime import Clock, Entropy
 from sofs.ports.stream import Envelope, Listener, Stream, Transport
 from sofs.ports.trace import NO_RECORDER, Recorder
@@ -129,7 +131,9 @@ class WitnessPart:
         config: WitnessConfig,
         on_exit: Callable[[BaseException], None],
         recorder: Recorder = NO_RECORDER,
+        events: Events = NO_EVENTS,
     ) -> None:
+        self._emit = events.emit
         self._clock = clock
         self._recorder = recorder
         self._entropy = entropy
@@ -253,6 +257,8 @@ class WitnessPart:
         for state in states:
             log.info("node %s at %s: %s", name, node, "gone" if state == UNAVAILABLE else "here")
             trace = NO_CONTEXT
+            kind = e.SERVICE_NODE_GONE if state == UNAVAILABLE else e.SERVICE_NODE_HERE
+            self._emit(kind, node=name or "a node", address=node)
             if state == UNAVAILABLE:
                 trace = self._recorder.begin(SpanKind.NOTICE)
                 self._recorder.note(trace, node)
@@ -325,12 +331,12 @@ class WitnessPart:
         elif isinstance(body, AsyncNotify):
             self._send(self.registry.ask(now, channel, body.context, (channel, call)))
         elif isinstance(body, RegisterWitness):
-            self.registry.check(body)
+            self._check(body, VERSION)
             channel.serve(call, self._register(channel, body))
         elif isinstance(body, RegisterWitnessV1):
             given = (body.version, body.net_name, "", body.address, body.client_name)
             request = RegisterWitness(*given)
-            self.registry.check(request, VERSION_1)
+            self._check(request, VERSION_1)
             channel.serve(call, self._register(channel, request, VERSION_1))
         elif isinstance(body, MoveOutcome):
             self._note_outcome(channel, body)
@@ -371,8 +377,30 @@ class WitnessPart:
         if not channel.alive:
             raise Unavailable("the stream ended")
         context = self._entropy.token(ID_BYTES)
-        self.registry.register(self._clock.monotonic_ms(), channel, context, body, version)
+        try:
+            self.registry.register(self._clock.monotonic_ms(), channel, context, body, version)
+        except SofsError as error:
+            self._tell_refused(body, error)
+            raise
+        self._emit(
+            e.SERVICE_REGISTERED,
+            client=body.client_name,
+            address=body.address,
+            share=body.share_name,
+        )
         return RegisterWitnessReply(context)
+
+    def _check(self, body: RegisterWitness, version: int) -> None:
+        try:
+            self.registry.check(body, version)
+        except SofsError as error:
+            self._tell_refused(body, error)
+            raise
+
+    def _tell_refused(self, body: RegisterWitness, error: SofsError) -> None:
+        self._emit(
+            e.SERVICE_REFUSED, client=body.client_name, address=body.address, reason=str(error)
+        )
 
     # Administrators
     # ---------------------------------------------------------------------------------
@@ -392,6 +420,7 @@ class WitnessPart:
         """Ask clients to move and wait for what becomes of it. Raises NotFound,
         InvalidParameter."""
         told, answers = self.registry.move(self._clock.monotonic_ms(), body)
+        self._tell_move(body, len(told))
         moves: list[asyncio.Future[str]] = []
         for context in told:
             move: asyncio.Future[str] = asyncio.get_running_loop().create_future()
@@ -410,6 +439,14 @@ class WitnessPart:
                 _settle(move, f"no word within {MOVE_ANSWER_MS_MAX} ms")
         reasons = [move.result() for move in moves if move.result()]
         return ClientsMoved(len(told), len(told) - len(reasons), reasons[:MOVE_REASONS_MAX])
+
+    def _tell_move(self, body: MoveClients, told: int) -> None:
+        where = ", ".join(body.destinations)
+        if body.share_name:
+            self._emit(e.SERVICE_SHARE_MOVED, share=body.share_name, destination=where, told=told)
+        else:
+            client = body.client_name or f"whoever uses {body.leaving}"
+            self._emit(e.SERVICE_CLIENT_MOVED, client=client, destination=where, told=told)
 
     def _note_outcome(self, channel: Channel, body: MoveOutcome) -> None:
         if not self.registry.has(body.context, channel):

@@ -10,6 +10,7 @@ from pathlib import Path
 from sofs.core import messages as m
 from sofs.errors import SofsError
 from sofs.ids import Epoch, Incarnation
+from sofs.ports.events import EventList
 from sofs.ports.log import Claim, FencedStore
 from sofs.ports.stream import Envelope
 from sofs.rpc.convert import WireCodec
@@ -42,6 +43,7 @@ class World:
         self.fenced: FencedStore = open_fenced(self.store, self.clock, self.entropy, self.blocking)
         self.parts: dict[str, AuthorityPart] = {}
         self.crashes: list[BaseException] = []
+        self.events = EventList()
         self.settings: dict[str, object] = {"hand_back_after_ms": 60_000, "silence_ms": 150}
 
     def env(self, part: str) -> AuthorityEnv:
@@ -56,6 +58,7 @@ class World:
             entries=entries,
             messages=WireCodec(),
             new_database=lambda: ApswState.create(SCHEMA),
+            events=self.events,
         )
 
     async def start(self, part: str) -> AuthorityPart:

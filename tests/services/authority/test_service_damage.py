@@ -14,6 +14,7 @@ import pytest
 from authority_cluster import PeerNode, World, world
 
 from sofs.core import messages as m
+from sofs.core.events import RESUME_KEY_FAILED
 from sofs.core.record import DataHeader, DataOp, RecordKind
 from sofs.errors import Corrupt
 from sofs.services.authority.damage import Reported
@@ -249,4 +250,6 @@ async def test_who_cannot_recover_the_volume_says_what_is_damaged(tmp_path: Path
         await w.until("told", told)
         assert "checkpoint" in told()
         assert "restore it from a copy" in told()
+        failed = w.events.of(RESUME_KEY_FAILED)[0]
+        assert (failed["part"], "checkpoint" in str(failed["reason"])) == ("coordinator", True)
         await node.die()

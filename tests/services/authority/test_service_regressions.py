@@ -32,7 +32,7 @@ from sofs.ports.stream import Envelope
 from sofs.rpc import frames
 from sofs.rpc.options import METHODS
 from sofs.services.authority import follower as follower_module
-from sofs.services.authority import service_active
+from sofs.services.authority import idle
 from sofs.services.authority.follower import Follower, checkpoint_info, take_checkpoint
 from sofs.services.authority.group_log import GROUP_ROOM_BYTES, RESERVE_BYTES
 from sofs.services.authority.service_active import ActiveAuthority
@@ -651,11 +651,11 @@ async def test_a_request_whose_stream_ends_at_once_leaves_nothing_that_was_never
 async def test_clients_that_hold_files_are_not_remembered_by_their_last_operation(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(service_active, "FORGET_EVERY_MS", 5)
+    monkeypatch.setattr(idle, "FORGET_EVERY_MS", 5)
     async with world(tmp_path) as w:
         active, node = await alone(w)
         await ends(node.call(open_request(1, "/f")))
-        await w.until("the client is forgotten there", lambda: not active._last_seen)
+        await w.until("the client is forgotten there", lambda: not active.idle.last_seen)
         assert active.state.knows_client(CLIENT)
         await node.die()
 

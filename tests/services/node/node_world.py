@@ -12,6 +12,7 @@ from typing import Any
 from sofs.core import messages as m
 from sofs.errors import SofsError
 from sofs.ids import Epoch, Incarnation
+from sofs.ports.events import EventList
 from sofs.ports.log import Claim, FencedStore
 from sofs.ports.stream import Envelope
 from sofs.rpc.convert import WireCodec
@@ -59,6 +60,7 @@ class World:
         self.exits: list[BaseException] = []
         self.views: dict[str, ShareView] = {}  # Of nodes that know more than one share.
         self.settings: dict[str, Any] = {"hand_back_after_ms": 60_000}
+        self.events: dict[str, EventList] = {}  # What each part told, over all its lives.
 
     def make_authority(self, part: str) -> AuthorityPart:
         entries = ProtobufEntries()
@@ -72,6 +74,7 @@ class World:
             entries=entries,
             messages=WireCodec(),
             new_database=lambda: ApswState.create(SCHEMA),
+            events=self.events.setdefault(part, EventList()),
         )
         made = self.authorities[part] = AuthorityPart(env, self.crashes.append)
         return made
@@ -112,6 +115,7 @@ class World:
                 shares=self.views.get(name),
             ),
             on_exit=self.exits.append,
+            events=self.events.setdefault(name, EventList()),
         )
         self.nodes[name] = made
         await made.start(address or f"{name}:1")
