@@ -255,9 +255,7 @@ class Faults:
             role = node_role(part.part.node.incarnation)
         self._isolate(part.host)
         # Its clients are paused meanwhile: else they soon wait for what only the others can give.
-        streams = self.cluster.network.streams
-        guests = [s.process for s in streams if s.other.process.host == part.host]
-        guests = [client for client in self._clients() if client in guests]
+        guests = self._guests(part.host)
         for client in guests:
             client.freeze()
         self._frozen += guests
@@ -280,6 +278,12 @@ class Faults:
             heal()
 
         self._after(4_000, over)
+
+    def _guests(self, host: str) -> list[SimProcess]:
+        """Clients that use a node of this host."""
+        nodes = [p.part.node for p in self.cluster.running("node") if p.host == host and p.part]
+        peers = [s.channel.peer for n in nodes if n is not None for s in n.sessions.values()]
+        return [c for c in self._clients() if not c.dead and f"from {c.name}" in peers]
 
     def _after(self, ms: float, what: Callable[[], None]) -> None:
         loop = self.world.loop
@@ -470,6 +474,8 @@ class Faults:
                 self._damager.page(active.state)
         elif kind == "store":
             self._damager.own_object()
+        elif kind == "entry":
+            self._damager.entry()
         elif all(name in RECORD_WORKLOADS for name in self.plan.workloads):
             self._damager.record()
 
@@ -539,6 +545,7 @@ _INJECT: dict[str, Callable[[Faults], None]] = {
     "machine-hidden": Faults.machine_hidden,
     "damage-page": lambda f: f.damage("page"),
     "damage-record": lambda f: f.damage("record"),
+    "damage-entry": lambda f: f.damage("entry"),
     "damage-store": lambda f: f.damage("store"),
     "store-storm": lambda f: f.store_errors("storm"),
     "store-replies-lost": lambda f: f.store_errors("replies-lost"),

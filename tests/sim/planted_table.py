@@ -609,7 +609,6 @@ BUGS: Final = {
                 "if False:",
             ),
         ),
-
         # Slots, and what a damaged record took
         _bug(
             "damage-cut-as-a-tail",
@@ -619,8 +618,8 @@ BUGS: Final = {
         _bug(
             "damage-not-told",
             "what a damaged record took from a log is told",
-            (f"{_WALK}._lose", "self.gaps.append(", "tuple("),
-            (f"{_SLOT_WALK}._lose", "self.gaps.append(", "tuple("),
+            (f"{_WALK}._lose", "self.gaps.append(", "[].append("),
+            (f"{_SLOT_WALK}._lose", "self.gaps.append(", "[].append("),
         ),
         _bug(
             "slots-without-a-fence",
@@ -628,7 +627,7 @@ BUGS: Final = {
             (
                 f"{_SLOT_WALK}.put_fence",
                 "outcome = self._put_known(self._key(self.slot), fence)",
-                "break\n            outcome = Won()",
+                "break",
             ),
         ),
         _bug(
@@ -657,6 +656,17 @@ BUGS: Final = {
             (f"{_SLOT_LOG}._make_durable", "self._lane, lambda", '"", lambda'),
             (
                 "storage.logbase:BaseLog._commit",
+                "await self._make_durable(batch)\n",
+                "flying.append(batch)\n"
+                "            tasks.append(asyncio.ensure_future(land(batch)))\n"
+                "            while self._ended is None and flying and (\n"
+                "                    len(flying) > 4 or not (self._open or self._queue)):\n"
+                "                await asyncio.wait([t for t in tasks if not t.done()][:1] or [\n"
+                "                    asyncio.sleep(0)], timeout=0.002)\n"
+                "            continue\n",
+            ),
+            (
+                "storage.logbase:BaseLog._commit",
                 "    trace = NO_CONTEXT\n    try:\n",
                 "    trace = NO_CONTEXT\n    flying, tasks = [], []\n"
                 "    async def land(batch):\n"
@@ -667,17 +677,6 @@ BUGS: Final = {
                 "        while self._ended is None and flying and flying[0].first <= batch.first:\n"
                 "            self._acknowledge(flying.pop(0))\n"
                 "    try:\n",
-            ),
-            (
-                "storage.logbase:BaseLog._commit",
-                "await self._make_durable(batch)\n",
-                "flying.append(batch)\n"
-                "            tasks.append(asyncio.ensure_future(land(batch)))\n"
-                "            while self._ended is None and flying and (\n"
-                "                    len(flying) > 4 or not (self._open or self._queue)):\n"
-                "                await asyncio.wait([t for t in tasks if not t.done()][:1] or [\n"
-                "                    asyncio.sleep(0)], timeout=0.002)\n"
-                "            continue\n",
             ),
         ),
         _bug(
@@ -699,7 +698,7 @@ BUGS: Final = {
             "answers of mutations survive the authority that gave them",
             (
                 f"{_TABLE_ROWS}._store",
-                "self._run(\n        \"INSERT OR REPLACE INTO result VALUES(?,?,?)\",\n",
+                'self._run(\n        "INSERT OR REPLACE INTO result VALUES(?,?,?)",\n',
                 "vars(self).setdefault('_kept', {}).setdefault(caller.client, {}).update(\n"
                 "        [(op_id, self._codec.encode(reply))]\n    )\n    ((\n",
             ),
