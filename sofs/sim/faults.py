@@ -263,8 +263,9 @@ class Faults:
 
         def claimed(process: SimProcess, path: str) -> None:
             self.world.tell(f"{process.name} claimed {path}")
-            while guests:
-                self._after(3 + 80 * self._steps.random(), guests.pop().thaw)
+            ms = 80 + (self.plan.store_us / 10 if self.plan.backend == "slots" else 0)
+            while guests:  # About when others may have written.
+                self._after(3 + ms * self._steps.random(), guests.pop().thaw)
             self._after(1_200, heal)
 
         if part.process is not None:

@@ -234,9 +234,9 @@ FOCUS: Final[dict[str, dict[str, Any]]] = {
     "slot-fence-ignored": {
         **_ZOMBIES,
         **_ON_SLOTS,
-        "workloads": ["private", "registers", "tree"],
-        "faults": ["isolate-authority", "isolate-node"],
-        "reads": 0.0,
+        "workloads": ["private", "registers"],
+        "lanes": 3,
+        "think_ms": 5.0,
     },
     "slot-reads-unchecked": {**_ZOMBIES, **_ON_SLOTS},
     "slot-acked-unknown": {**_SLOT_TROUBLE, "faults": ["store-loses"]},
