@@ -98,13 +98,13 @@ def test_a_planted_bug_is_gone_when_its_context_ends() -> None:
     assert AppendLog.__dict__["_make_durable"] is before
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("run", RUNS, ids=lambda run: run.partition(" ")[0])
 def test_without_a_bug_the_run_that_finds_it_holds(run: str, results: Results) -> None:
     assert results.clean[run] == []
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("name", FOUND)
 def test_a_planted_bug_is_found(name: str, results: Results) -> None:
     found, without = results.planted[name]
