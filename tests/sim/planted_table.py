@@ -283,7 +283,7 @@ BUGS: Final = {
         _bug(
             "stat-from-the-table",
             "the size of a file under DIRECT_RW is asked of its holder",
-            (f"{_ACTIVE}._stat_once", "return reply, holder", "return reply, None"),
+            (f"{_ACTIVE}._stat_once", "return ask()", "return ask()[0], None"),
         ),
         # Tokens
         _bug(
