@@ -104,6 +104,7 @@ class Cluster:
         self.network.delay_us = plan.delay_us
         self.disk = SimDisk(world.draw("disk"))
         self.objects = SimObjects(world, plan.store_us, plan.list_lag_us)
+        self.objects.traps = self.disk.traps
         if plan.interleave:
             world.interleave()
         world.brief = plan.brief

@@ -108,6 +108,10 @@ class Damager:
             if hit:
                 self._world.tell(f"damage: {key}")
             return bool(hit)
+        return self.entry()
+
+    def entry(self) -> bool:
+        """Damage a record of the owner's log."""
         epochs = [number_of(name) for name in self._store.names(f"{ROOT}/claims/volume")]
         return bool(epochs) and self._one_of("volume", max(epochs), None, keep=True)
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 
 from sofs.services.authority.env import COORDINATOR, RESUME_KEY
 from sofs.services.leader.run import LEADER_ROLE
+from sofs.services.node.life import node_role
 from sofs.sim.cluster import Cluster
 from sofs.sim.damage import RECORD_WORKLOADS, Damager
 from sofs.sim.disk import DiskFaults
@@ -17,6 +18,8 @@ from sofs.sim.world import Machine, SimProcess
 
 TWINS_MAX = 3
 LOGS = "/logs/"
+# So busy a run has seen what its plan brings about: other seeds show more for the same time.
+CALLBACKS_MAX = 80_000
 CALLS_MAX = 60  # A process that is to die at a system call does so within so many.
 
 
@@ -38,12 +41,13 @@ class Faults:
         self._damager = Damager(self.world, cluster.objects if slots else cluster.disk)
 
     async def run(self) -> None:
-        """Inject until the plan's time is over; then ``calm``."""
+        """Inject until the plan's time is over, or the run has had its share; then ``calm``."""
         end_us = self.world.loop.now_us + int(self.plan.fault_ms * 1000)
         self.world.slow_steps = self.plan.slow_steps
         while True:
             await _sleep_ms(self._draw.expovariate(1 / self.plan.fault_every_ms))
-            if self.world.loop.now_us >= end_us:
+            loop = self.world.loop
+            if loop.now_us >= end_us or loop.callbacks >= CALLBACKS_MAX:
                 break
             kind = self._draw.choice(self.plan.faults)
             self.injected[kind] = self.injected.get(kind, 0) + 1
@@ -79,8 +83,7 @@ class Faults:
     def _later(self, mean_ms: float, what: Callable[[], None]) -> None:
         """Take a fault back after a while."""
         delay_ms = min(self._draw.expovariate(1 / mean_ms), 6 * mean_ms)
-        loop = self.world.loop
-        loop.call_at(loop.time() + delay_ms / 1000, what, context=self.world.context)
+        self._after(delay_ms, what)
 
     def _pick(self, *roles: str) -> SimProcess | None:
         running = [p for role in roles for p in self.cluster.running(role)]
@@ -176,7 +179,8 @@ class Faults:
         process = self._pick(*roles)
         if process is not None:
             steps = self.plan.steps
-            trap = drawn(self._steps, process, lambda found, path: action(found), steps)
+            slots = self.plan.backend == "slots"
+            trap = drawn(self._steps, process, lambda found, path: action(found), steps, slots)
             traps = self.cluster.disk.traps
             if trap.call == "stat_at" and self._steps.random() < 0.7:
                 # The look for a successor that belongs to a write.
@@ -233,6 +237,82 @@ class Faults:
 
         count = self._steps.choice((1, 3, 10))
         traps.lay(Trap(found, "fsync", LOGS, True, count, synced))
+
+    def isolate_until_claimed(self, *roles: str) -> None:
+        """A server's host is cut off from the others until somebody has claimed what it owns, and
+        somewhat longer. Its clients and the store stay with it: it is a zombie as soon as others
+        write, and goes on answering until it looks at the store."""
+        active = self.cluster.acting()
+        running = [part for role in roles for part in self.cluster.running(role)]
+        if COORDINATOR in roles:
+            running = [p for p in running if active is not None and p.part.active is active]
+        running = [p for p in running if p.part is not None]
+        if not running or self.cluster.network.cuts:
+            return
+        part = self._steps.choice(running)
+        role = "volume"
+        if part.role == "node":
+            if part.part.node is None:
+                return
+            role = node_role(part.part.node.incarnation)
+        self._isolate(part.host)
+        # Its clients are paused meanwhile: else they soon wait for what only the others can give.
+        guests = self._guests(part.host)
+        for client in guests:
+            client.freeze()
+        self._frozen += guests
+        heal = self._heal_once()
+
+        def claimed(process: SimProcess, path: str) -> None:
+            self.world.tell(f"{process.name} claimed {path}")
+            ms = 80 + (self.plan.store_us / 10 if self.plan.backend == "slots" else 0)
+            while guests:  # About when others may have written.
+                self._after(3 + ms * self._steps.random(), guests.pop().thaw)
+            self._after(1_200, heal)
+
+        if part.process is not None:
+            call = "create" if self.plan.backend == "slots" else "link"
+            trap = Trap(part.process, call, f"/claims/{role}/", True, 1, claimed, other=True)
+            self.cluster.disk.traps.lay(trap)
+
+        def over() -> None:
+            for client in guests:
+                client.thaw()
+            heal()
+
+        self._after(4_000, over)
+
+    def _guests(self, host: str) -> list[SimProcess]:
+        """Clients that use a node of this host."""
+        nodes = [p.part.node for p in self.cluster.running("node") if p.host == host and p.part]
+        peers = [s.channel.peer for n in nodes if n is not None for s in n.sessions.values()]
+        return [c for c in self._clients() if not c.dead and f"from {c.name}" in peers]
+
+    def _after(self, ms: float, what: Callable[[], None]) -> None:
+        loop = self.world.loop
+        loop.call_at(loop.time() + ms / 1000, what, context=self.world.context)
+
+    def lost_tail(self) -> None:
+        """The disk of the authority stalls, and it dies before that is over: what it heard and did
+        meanwhile is nowhere. Those who could ask again at once are paused, some of them."""
+        active = self.cluster.acting()
+        acting = [p for p in self.cluster.parts if active is not None and p.part is not None]
+        acting = [p for p in acting if getattr(p.part, "active", None) is active]
+        if not acting or acting[0].process is None:
+            return
+        victim, ms = acting[0].process, self._steps.choice((40, 150, 400))
+        until_us = self.world.loop.now_us + ms * 1000
+        self.world.tell(f"the disk stalls for {ms} ms, and {victim.name} does not outlive that")
+        victim.machine.stalled_until_us = self.cluster.objects.stalled_until_us = until_us
+
+        def end() -> None:
+            if not victim.dead and not self._calm:
+                nodes = self.cluster.running("node")
+                some = [p.process for p in nodes if self._steps.random() < 0.5]
+                self.pause(some[: len(nodes) - 1])
+                victim.crash("killed with a stalled disk")
+
+        self._after(ms - 0.001, end)
 
     def zombie(self) -> None:
         """The authority freezes between two of its writes and goes on as soon as a successor has
@@ -316,14 +396,25 @@ class Faults:
     def isolate(self) -> None:
         """A server's host is cut from all other servers, and its clients stay with it: it goes on
         as a zombie as long as it does not look at the store."""
-        hosts = sorted({part.host for part in self.cluster.parts})
-        one = self._draw.choice(hosts)
+        self._isolate(self._draw.choice(sorted({part.host for part in self.cluster.parts})))
+        self._later(self._draw.choice((1_000, 3_000)), self._heal)
+
+    def _isolate(self, one: str) -> None:
         self.world.tell(f"{one} is cut off from the other servers")
-        for other in hosts:
+        for other in sorted({part.host for part in self.cluster.parts}):
             if other != one:
                 self.cluster.network.cut(one, other)
                 self.cluster.network.cut(other, one)
-        self._later(self._draw.choice((1_000, 3_000)), self._heal)
+
+    def _heal_once(self) -> Callable[[], None]:
+        """Heals the cuts that are there now, and no later ones."""
+        cuts = self.cluster.network.cuts
+
+        def heal() -> None:
+            if self.cluster.network.cuts is cuts:
+                self._heal()
+
+        return heal
 
     def _heal(self) -> None:
         if self.cluster.network.cuts:
@@ -386,6 +477,8 @@ class Faults:
                 self._damager.page(active.state)
         elif kind == "store":
             self._damager.own_object()
+        elif kind == "entry":
+            self._damager.entry()
         elif all(name in RECORD_WORKLOADS for name in self.plan.workloads):
             self._damager.record()
 
@@ -455,6 +548,7 @@ _INJECT: dict[str, Callable[[Faults], None]] = {
     "machine-hidden": Faults.machine_hidden,
     "damage-page": lambda f: f.damage("page"),
     "damage-record": lambda f: f.damage("record"),
+    "damage-entry": lambda f: f.damage("entry"),
     "damage-store": lambda f: f.damage("store"),
     "store-storm": lambda f: f.store_errors("storm"),
     "store-replies-lost": lambda f: f.store_errors("replies-lost"),
@@ -472,7 +566,13 @@ _INJECT: dict[str, Callable[[Faults], None]] = {
     "pause-at-step": lambda f: f.at_step(lambda p: f.pause([p]), "node"),
     "zombie": Faults.zombie,
     "seal-race": Faults.seal_race,
+<<<<<<< HEAD
     PLAIN: lambda f: f.moves.begin(PLAIN),
     CROSSING: lambda f: f.moves.begin(CROSSING),
     DEADLY: lambda f: f.moves.begin(DEADLY),
+=======
+    "isolate-node": lambda f: f.isolate_until_claimed("node"),
+    "isolate-authority": lambda f: f.isolate_until_claimed(COORDINATOR, RESUME_KEY),
+    "lost-tail": Faults.lost_tail,
+>>>>>>> w/simq
 }

@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
+from sofs.core.record import KIND_AT, SEGMENT_HEADER_BYTES, RecordKind
 from sofs.sim.checkers.appends import check_appends
 from sofs.sim.checkers.contents import check_contents
 from sofs.sim.checkers.exclusion import check_exclusion
 from sofs.sim.checkers.linear import check_linearizable
 from sofs.sim.checkers.liveness import check_absences, check_gates, check_progress
 from sofs.sim.checkers.once import check_once, check_totals
-from sofs.sim.checkers.store import Owner, check_store
-from sofs.sim.checkers.tables import check_tables
+from sofs.sim.checkers.store import Owner, Slots, check_store
+from sofs.sim.checkers.tables import TablesOf, check_tables
 from sofs.sim.checkers.violation import Violation
 from sofs.sim.disk import CLUSTER_ROOT, ROOT, files
 from sofs.sim.history import History, Operation
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 
 CHECK_STEPS_MAX: Final = 100_000  # For each object; what is not decided by then is counted.
 GATE_SLACK_US: Final = 20_000_000  # What faults may add to a gate's window: freezes, stalls.
+# Requests of which a copy may land when its slot was deleted.
+MAKE_STRAYS: Final = ("store-late", "store-replies-lost", "store-loses", "store-slow", "sync-fails")
 WAITING_KINDS: Final = ("lock",)  # May wait for other clients.
 
 
@@ -98,7 +101,8 @@ def judge_state(cluster: Cluster, active: Any, watch: Watch) -> Iterator[Violati
     """The tables and the store when all is quiet."""
     tables = tables_of(active._database)
     yield from check_tables(tables, quiet=True)
-    if getattr(cluster.plan, "backend", "append") != "append":
+    if cluster.plan.backend == "slots":
+        yield from check_store(*_slot_store(cluster, tables, owner_of(active, watch)))
         return
     objects = {
         key[len(ROOT) + 1 :]: size
@@ -106,6 +110,25 @@ def judge_state(cluster: Cluster, active: Any, watch: Watch) -> Iterator[Violati
         if not key.startswith(f"{CLUSTER_ROOT}/")
     }
     yield from check_store(objects, tables, owner_of(active, watch))
+
+
+def _slot_store(
+    cluster: Cluster, tables: TablesOf, owner: Owner
+) -> tuple[dict[str, int], TablesOf, Owner, Slots]:
+    objects = {
+        key[len(ROOT) + 1 :]: data
+        for key, data in cluster.objects.objects.items()
+        if key.startswith(f"{ROOT}/") and not key.startswith(f"{CLUSTER_ROOT}/")
+    }
+    fences = [key for key, data in objects.items() if key.startswith("logs/") and is_fence(data)]
+    strays = any(fault in cluster.plan.faults for fault in MAKE_STRAYS)
+    return {key: len(data) for key, data in objects.items()}, tables, owner, Slots(fences, strays)
+
+
+def is_fence(data: bytes) -> bool:
+    """Does a slot hold a fence? That it is whole is the business of who walks the log."""
+    kind = SEGMENT_HEADER_BYTES + KIND_AT
+    return len(data) > kind and data[kind] == RecordKind.FENCE
 
 
 def owner_of(active: Any, watch: Watch) -> Owner:

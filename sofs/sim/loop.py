@@ -19,11 +19,11 @@ process would be collected at a moment that no seed decides, and its ``finally``
 from __future__ import annotations
 
 import asyncio
-import heapq
 import random
 from asyncio import events
-from collections.abc import Callable, Coroutine, Generator
-from contextvars import Context, ContextVar
+from collections.abc import Callable, Coroutine, Generator, Sequence
+from contextvars import Context, ContextVar, copy_context
+from heapq import heappop, heappush
 from typing import Any, Final, TypeVar
 
 T = TypeVar("T")
@@ -55,6 +55,25 @@ class Owner:
 OWNER: ContextVar[Owner | None] = ContextVar("sofs.sim.owner", default=None)
 
 
+class _Handle(asyncio.TimerHandle):
+    """A scheduled callback, and whose it is."""
+
+    __slots__ = ("owner",)
+
+    def __init__(
+        self,
+        when: float,
+        callback: Callable[..., object],
+        args: Sequence[Any],
+        loop: asyncio.AbstractEventLoop,
+        context: Context | None,
+    ) -> None:
+        if context is None:
+            context = copy_context()
+        super().__init__(when, callback, args, loop, context)
+        self.owner: Owner | None = context.get(OWNER)
+
+
 class SimLoop(asyncio.BaseEventLoop):
     """See the module. ``trace`` holds (virtual microseconds, draw) of every callback run, when it
     is kept; ``digest`` says the same in one number."""
@@ -63,6 +82,8 @@ class SimLoop(asyncio.BaseEventLoop):
         super().__init__()
         self._order = random.Random(f"{seed}/order")
         self._now_us = 0
+        self._soon: list[_Handle] = []  # Ready callbacks.
+        self._timers: list[tuple[int, float, _Handle]] = []  # A heap: due microseconds, seconds.
         self._alive: list[asyncio.Task[Any]] = []
         self._alive_max = 1_000
         self._keep_trace = keep_trace
@@ -102,16 +123,16 @@ class SimLoop(asyncio.BaseEventLoop):
         return task
 
     def _run_once(self) -> None:
-        ready: Any = self._ready  # type: ignore[attr-defined]
+        ready = self._soon
         self._advance(ready)
         if not ready:
             return
         drawn = int(self._order.random() * len(ready))
         handle = ready[drawn]
-        owner = handle._context.get(OWNER)
+        owner = handle.owner
         if owner is not None and drawn:
             for at in range(drawn):  # The oldest of this owner.
-                if ready[at]._context.get(OWNER) is owner:
+                if ready[at].owner is owner:
                     drawn, handle = at, ready[at]
                     break
         del ready[drawn]
@@ -135,35 +156,55 @@ class SimLoop(asyncio.BaseEventLoop):
         handle._run()
         self.current = None
 
-    def _advance(self, ready: Any) -> None:
+    def _advance(self, ready: list[_Handle]) -> None:
         """Bring due timers in; jump to the next one when nothing is ready."""
-        timers: Any = self._scheduled  # type: ignore[attr-defined]
-        while timers and self._void(timers[0]):
-            heapq.heappop(timers)._scheduled = False
+        timers = self._timers
+        while timers:
+            timer = timers[0][2]
+            if not timer._cancelled and (timer.owner is None or not timer.owner.dead):
+                break
+            heappop(timers)
         if not ready and not self._stopping:  # type: ignore[attr-defined]
             if not timers:
                 raise Deadlock(f"nothing can happen any more; waiting: {self._waiting()}")
-            due_us = round(timers[0].when() * 1e6)
+            due_us = timers[0][0]
             if due_us > self._now_us:
                 self._now_us, self._same_time = due_us, 0
-        while timers and round(timers[0].when() * 1e6) <= self._now_us:
-            handle = heapq.heappop(timers)
-            handle._scheduled = False
-            if not handle._cancelled:
-                ready.append(handle)
+        while timers and timers[0][0] <= self._now_us:
+            timer = heappop(timers)[2]
+            if not timer._cancelled:
+                ready.append(timer)
 
-    @staticmethod
-    def _void(timer: Any) -> bool:
-        if timer._cancelled:
-            return True
-        owner = timer._context.get(OWNER)
-        return owner is not None and owner.dead
+    # The base class does the same with more checks of what cannot be here.
+
+    def call_soon(  # type: ignore[override]
+        self, callback: Callable[..., object], *args: Any, context: Context | None = None
+    ) -> asyncio.Handle:
+        handle = _Handle(0.0, callback, args, self, context)
+        self._soon.append(handle)
+        return handle
+
+    def call_at(  # type: ignore[override]
+        self,
+        when: float,
+        callback: Callable[..., object],
+        *args: Any,
+        context: Context | None = None,
+    ) -> asyncio.TimerHandle:
+        handle = _Handle(when, callback, args, self, context)
+        heappush(self._timers, (round(when * 1e6), when, handle))
+        return handle
+
+    def close(self) -> None:
+        super().close()
+        self._soon.clear()
+        self._timers.clear()
 
     def thaw(self, owner: Owner) -> None:
         """Let a frozen owner go on: what was parked is ready now."""
         owner.frozen = False
         parked, owner.parked = owner.parked, []
-        self._ready.extend(parked)  # type: ignore[attr-defined]
+        self._soon.extend(parked)
 
     def _waiting(self) -> list[str]:
         return sorted(task.get_name() for task in self._alive if not task.done())

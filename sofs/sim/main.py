@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import multiprocessing
 import os
 import sys
 from collections import Counter
@@ -21,10 +20,10 @@ from typing import Any, Final
 
 from sofs.sim import story
 from sofs.sim.plan import Plan, draw_plan
+from sofs.sim.pool import pool
 from sofs.sim.run import Outcome, run_seed
 from sofs.storage.runtime import SystemClock
 
-RUNS_A_PROCESS: Final = 40  # Then it is replaced: what a run leaks ends with it.
 FAILURES_SHOWN: Final = 3
 REGRESSIONS_HEAD: Final = """\
 # Runs that failed once: seed, plan, and behind # what it was. Run for ever by test_regressions.py;
@@ -76,9 +75,8 @@ def rows(seeds: Sequence[int], processes: int) -> Iterator[Row]:
     if processes <= 1:
         yield from map(row_of, seeds)
         return
-    context = multiprocessing.get_context("fork")
-    with context.Pool(processes, maxtasksperchild=RUNS_A_PROCESS) as pool:
-        yield from pool.imap_unordered(row_of, seeds)
+    with pool(processes) as workers:
+        yield from workers.imap_unordered(row_of, seeds)
 
 
 EXAMPLES: Final = """\

@@ -25,6 +25,7 @@ from dataclasses import dataclass
 from typing import Any, Final, TypeVar
 
 from sofs.errors import DiskFull, StoreFailed, StoreUnknown
+from sofs.sim.traps import Traps
 from sofs.sim.world import SimProcess, World
 from sofs.storage.slots import SlotStore
 
@@ -66,6 +67,7 @@ class SimObjects:
 
     def __init__(self, world: World, latency_us: float, list_lag_us: int) -> None:
         self.world = world
+        self.traps = Traps()
         self.latency_us = latency_us
         self.list_lag_us = list_lag_us
         self.faults = StoreFaults()
@@ -148,9 +150,12 @@ class SimObjects:
 
     # Requests -------------------------------------------------------------------------------
 
-    def request(self, process: SimProcess, effect: Callable[[], T], *, changes: bool) -> T:
+    def request(
+        self, process: SimProcess, call: str, path: str, effect: Callable[[], T], *, changes: bool
+    ) -> T:
         """One request of a process, made on a worker of its own. Raises what the service or the
         network answers: Refused, Failed, TimeoutError, ConnectionResetError."""
+        self.traps(process, call, path, False)
         process.system_call()
         if self.world.working is None:
             return effect()  # From the loop's own thread: nobody waits there.
@@ -165,6 +170,7 @@ class SimObjects:
                 if fate == "refused":
                     raise Refused("slow down")
                 outcome.append(effect())
+                self.traps(process, call, path, True)
                 if fate == "failed":
                     raise Failed("internal error")
             except OSError as error:
@@ -219,20 +225,24 @@ class _Client:
 
     def create(self, path: str, data: bytes) -> bool:
         return self._objects.request(
-            self._process, lambda: self._objects.create(path, data), changes=True
+            self._process, "create", path, lambda: self._objects.create(path, data), changes=True
         )
 
     def cat_file(self, path: str, start: int = 0, end: int | None = None) -> bytes:
-        return self._again(lambda: self._objects.get(path)[start:end])
+        return self._again("get", path, lambda: self._objects.get(path)[start:end])
 
     def find(self, folder: str) -> list[str]:
-        return self._again(lambda: self._objects.listing(folder))
+        return self._again("list", f"{folder}/", lambda: self._objects.listing(folder))
 
     def rm_file(self, path: str) -> None:
-        self._objects.request(self._process, lambda: self._objects.delete(path), changes=True)
+        self._objects.request(
+            self._process, "delete", path, lambda: self._objects.delete(path), changes=True
+        )
 
     def pipe_file(self, path: str, data: bytes) -> None:
-        self._objects.request(self._process, lambda: self._objects.put(path, data), changes=True)
+        self._objects.request(
+            self._process, "put", path, lambda: self._objects.put(path, data), changes=True
+        )
 
     def invalidate_cache(self) -> None:
         """It has none."""
@@ -240,15 +250,15 @@ class _Client:
     def _strip_protocol(self, path: str) -> str:
         return path
 
-    def _again(self, effect: Callable[[], T]) -> T:
+    def _again(self, call: str, path: str, effect: Callable[[], T]) -> T:
         for _ in range(READ_TRIES - 1):
             try:
-                return self._objects.request(self._process, effect, changes=False)
+                return self._objects.request(self._process, call, path, effect, changes=False)
             except FileNotFoundError:
                 raise
             except OSError:
                 continue
-        return self._objects.request(self._process, effect, changes=False)
+        return self._objects.request(self._process, call, path, effect, changes=False)
 
 
 class SimSlotStore(SlotStore):

@@ -56,6 +56,9 @@ STEP_FAULTS: Final = (
     "pause-at-step",
     "zombie",
     "seal-race",
+    "isolate-node",
+    "isolate-authority",
+    "lost-tail",
 )
 MOVE_FAULTS: Final = ("move-client", "move-crossing", "move-deadly")
 WORKLOAD_NAMES: Final = (
@@ -109,6 +112,7 @@ class Plan:
     pair: bool = False  # Parts pass the two-party probe before they join, on an append backend.
     brief: float = 0.0  # Chance that a brief blocking call runs at once, on its caller's thread.
     steps: list[str] = field(default_factory=list)  # System calls that may be trapped; none: all.
+    reads: float = 0.0  # Chance of a step that only reads, beside the mix (tree, overwrites).
     dark_end: bool = False  # When all is quiet all machines lose power; everything is read again.
 
     @property

@@ -25,6 +25,16 @@ STEPS: Final = (
     ("unlink", "/logs/"),
     ("pread", "/logs/"),
 )
+SLOT_STEPS: Final = (
+    ("create", "/logs/"),
+    ("create", "/claims/"),
+    ("create", "/checkpoints/"),
+    ("delete", "/checkpoints/"),
+    ("delete", "/logs/"),
+    ("get", "/claims/"),
+    ("get", "/logs/"),
+    ("list", "/logs/"),
+)
 TRAPS_MAX: Final = 16  # Laid at the same time; the oldest goes.
 
 
@@ -43,7 +53,8 @@ class Trap:
 
 
 class Traps:
-    """Called around the effect of every system call (``disk.SimOs``)."""
+    """Called around the effect of every system call (``disk.SimOs``), and of every request to the
+    object store when it lands there (``objects``)."""
 
     def __init__(self) -> None:
         self._laid: list[Trap] = []
@@ -74,7 +85,9 @@ def drawn(
     process: SimProcess,
     action: Callable[[SimProcess, str], None],
     calls: Sequence[str] = (),
+    slots: bool = False,
 ) -> Trap:
     """A trap at a step of ``process``: at one of ``calls``, or any."""
-    call, path = draw.choice([step for step in STEPS if not calls or step[0] in calls])
+    steps = SLOT_STEPS if slots else STEPS
+    call, path = draw.choice([step for step in steps if step[0] in calls] or steps)
     return Trap(process, call, path, draw.random() < 0.7, draw.choice((1, 1, 2, 5, 20)), action)

@@ -23,7 +23,6 @@ import argparse
 import importlib
 import inspect
 import json
-import multiprocessing
 import sys
 import textwrap
 import time
@@ -37,6 +36,7 @@ from planted_plans import EQUIVALENT, FOCUS
 from planted_table import BUGS, Bug
 
 from sofs.sim.plan import Plan, draw_plan
+from sofs.sim.pool import pool
 from sofs.sim.run import run_seed
 
 FILE: Final = Path(__file__).with_name("planted_bugs.txt")
@@ -46,6 +46,7 @@ HEAD: Final = """\
 """
 # A bug that only makes the cluster stand still may be an accident of its edit: not counted.
 LIVENESS: Final = ("not within", "while waiting", "progress", "resume gate", "the run itself")
+RUNS_A_PROCESS: Final = 20
 ROUND_SEEDS: Final = 4  # The search gives each bug so many seeds in turn.
 
 
@@ -169,8 +170,13 @@ def attempt(wanted: Try) -> tuple[str, Found | None]:
     for seed in range(first, last + 1):
         plan = plan_of(name, seed)
         safety = unsafe(BUGS[name], seed, plan)
-        if safety and run_seed(seed, plan=plan).ok:
+        if not safety:
+            continue
+        without = run_seed(seed, plan=plan).failures
+        if not without:
             return name, Found(name, seed, seed, plan, safety[0].splitlines()[0][:160])
+        # A bug of the product itself: no reason to be silent.
+        print(f"BROKEN without {name}: seed {seed} {plan.to_json()}: {without[0]}", flush=True)
     return name, None
 
 
@@ -178,16 +184,16 @@ def search(names: Sequence[str], seeds: int, limit_s: float, processes: int) -> 
     """Search for each bug with the seeds from 1 on, a few at a time, for about ``limit_s``."""
     end = time.monotonic() + limit_s
     found: dict[str, Found] = {}
-    with multiprocessing.get_context("fork").Pool(processes, maxtasksperchild=20) as pool:
+    with pool(processes, RUNS_A_PROCESS) as workers:
         for first in range(1, seeds + 1, ROUND_SEEDS):
             last = min(first + ROUND_SEEDS - 1, seeds)
             tries = [(name, first, last) for name in names if name not in found]
-            for name, one in pool.imap_unordered(attempt, tries):
+            for name, one in workers.imap_unordered(attempt, tries):
                 if one is not None:
                     found[name] = one
                     print(f"{name}: seed {one.seed}: {one.what}", flush=True)
                 if time.monotonic() > end:
-                    pool.terminate()
+                    workers.terminate()
                     return found
             left = [name for name in names if name not in found]
             print(f"through seed {last} left: {' '.join(left)}", flush=True)
@@ -198,8 +204,8 @@ def search(names: Sequence[str], seeds: int, limit_s: float, processes: int) -> 
 
 def lost(processes: int) -> list[str]:
     """The bugs whose kept run finds them no more, or fails without them."""
-    with multiprocessing.get_context("fork").Pool(processes, maxtasksperchild=20) as pool:
-        return [name for name, good in pool.imap_unordered(_still, list(read())) if not good]
+    with pool(processes, RUNS_A_PROCESS) as workers:
+        return [name for name, good in workers.imap_unordered(_still, list(read())) if not good]
 
 
 def _still(name: str) -> tuple[str, bool]:

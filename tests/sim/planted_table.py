@@ -36,6 +36,10 @@ _WRITE: Final = "services.node.write_path:WriteOp"
 _TABLE: Final = "services.node.file_table:FileTable"
 _INBOUND: Final = "services.node.inbound:Inbound"
 _OPENS: Final = "services.authority.opens"
+_WALK: Final = "storage.walk:Walk"
+_SLOT_WALK: Final = "storage.slotlog:_SlotWalk"
+_SLOT_LOG: Final = "storage.slotlog:SlotLog"
+_TABLE_ROWS: Final = "services.authority.tables:Tables"
 _RECOVERY: Final = "storage.recovery:StoreRecovery"
 
 
@@ -222,6 +226,11 @@ BUGS: Final = {
                 "await self.group.settled()\n            return reply",
                 "if mutates:\n                await self.group.settled()\n            return reply",
             ),
+            (
+                f"{_ACTIVE}._run",
+                "await self.group.settled()  # What the refusal saw must be durable, too.",
+                "pass",
+            ),
             (f"{_ACTIVE}._stat_once", "await self.group.settled()", "pass"),
         ),
         _bug(
@@ -263,6 +272,7 @@ BUGS: Final = {
             "superseded-authority-answers",
             "an authority looks for a successor before each answer",
             (f"{_GROUP}.settled", "await self._log.check()", "pass"),
+            (f"{_GROUP}._flush_group", "await self._log.check()", "pass"),
             (f"{_ACTIVE}.accept", "check=self._writer.check", "check=None"),
         ),
         _bug(
@@ -273,7 +283,7 @@ BUGS: Final = {
         _bug(
             "stat-from-the-table",
             "the size of a file under DIRECT_RW is asked of its holder",
-            (f"{_ACTIVE}._stat_once", "return reply, holder", "return reply, None"),
+            (f"{_ACTIVE}._stat_once", "return ask()", "return ask()[0], None"),
         ),
         # Tokens
         _bug(
@@ -597,6 +607,111 @@ BUGS: Final = {
                 f"{_RECOVERY}._records",
                 "if len(records) != epoch.last_sequence - after:",
                 "if False:",
+            ),
+        ),
+        # Slots, and what a damaged record took
+        _bug(
+            "damage-cut-as-a-tail",
+            "a bad record that somebody names as durable is no torn tail",
+            (f"{_WALK}._end", "if self.durable >= self.next_sequence:", "if False:"),
+        ),
+        _bug(
+            "damage-not-told",
+            "what a damaged record took from a log is told",
+            (f"{_WALK}._lose", "self.gaps.append(", "[].append("),
+            (f"{_SLOT_WALK}._lose", "self.gaps.append(", "[].append("),
+        ),
+        _bug(
+            "slots-without-a-fence",
+            "on slots a successor puts a fence behind what it read",
+            (
+                f"{_SLOT_WALK}.put_fence",
+                "outcome = self._put_known(self._key(self.slot), fence)",
+                "break",
+            ),
+        ),
+        _bug(
+            "slot-fence-deleted",
+            "the fence of a slot log is never deleted",
+            (
+                "storage.fenced:StoreFences._delete",
+                "below = min(below, numbers[-1][0])",
+                "pass",
+            ),
+        ),
+        _bug(
+            "slot-fence-ignored",
+            "a slot that somebody else took ends the log",
+            (f"{_SLOT_LOG}._make_durable", "if isinstance(outcome, Won):", "if True:"),
+        ),
+        _bug(
+            "slot-acked-unknown",
+            "a slot whose put has no answer is not acknowledged",
+            (f"{_SLOT_LOG}._make_durable", "if attempt == PUT_TRIES_MAX - 1:", "if True:"),
+            (f"{_SLOT_LOG}._make_durable", "                raise\n", "                return\n"),
+        ),
+        _bug(
+            "slots-acked-out-of-order",
+            "a slot is acknowledged behind all below it",
+            (f"{_SLOT_LOG}._make_durable", "self._lane, lambda", '"", lambda'),
+            (
+                "storage.logbase:BaseLog._commit",
+                "await self._make_durable(batch)\n",
+                "flying.append(batch)\n"
+                "            tasks.append(asyncio.ensure_future(land(batch)))\n"
+                "            while self._ended is None and flying and (\n"
+                "                    len(flying) > 4 or not (self._open or self._queue)):\n"
+                "                await asyncio.wait([t for t in tasks if not t.done()][:1] or [\n"
+                "                    asyncio.sleep(0)], timeout=0.002)\n"
+                "            continue\n",
+            ),
+            (
+                "storage.logbase:BaseLog._commit",
+                "    trace = NO_CONTEXT\n    try:\n",
+                "    trace = NO_CONTEXT\n    flying, tasks = [], []\n"
+                "    async def land(batch):\n"
+                "        try:\n"
+                "            await self._make_durable(batch)\n"
+                "        except SofsError as error:\n"
+                "            self._end(error)\n"
+                "        while self._ended is None and flying and flying[0].first <= batch.first:\n"
+                "            self._acknowledge(flying.pop(0))\n"
+                "    try:\n",
+            ),
+        ),
+        _bug(
+            "slot-reads-unchecked",
+            "on slots, too, an owner looks for a successor before each answer",
+            (f"{_SLOT_LOG}.check", "if found is not None:", "if False:"),
+        ),
+        _bug(
+            "free-slot-is-the-end",
+            "a free slot ends a log if no higher one exists",
+            (
+                f"{_SLOT_WALK}.read_to_free_slot",
+                "elif not self._behind_deleted():",
+                "else:",
+            ),
+        ),
+        _bug(
+            "results-not-persisted",
+            "answers of mutations survive the authority that gave them",
+            (
+                f"{_TABLE_ROWS}._store",
+                'self._run(\n        "INSERT OR REPLACE INTO result VALUES(?,?,?)",\n',
+                "vars(self).setdefault('_kept', {}).setdefault(caller.client, {}).update(\n"
+                "        [(op_id, self._codec.encode(reply))]\n    )\n    ((\n",
+            ),
+            (
+                f"{_TABLE_ROWS}._store",
+                "caller.client, op_id, self._codec.encode(reply),\n    )",
+                "))",
+            ),
+            (
+                f"{_TABLE_ROWS}.recall_result",
+                "principal, acked, stored = row",
+                "principal, acked, stored = row\n"
+                "    stored = vars(self).get('_kept', {}).get(caller.client, {}).get(op_id)",
             ),
         ),
     )

@@ -14,6 +14,7 @@ from sofs.sim.disk import ROOT, SimDisk, SimOs
 from sofs.sim.loop import SimLoop, simulate
 from sofs.sim.network import SimNetwork
 from sofs.sim.objects import TIMEOUT_US, SimObjects, SimSlotStore
+from sofs.sim.traps import Trap
 from sofs.sim.world import SimProcess, World
 from sofs.storage import LocalAppendStore
 
@@ -202,3 +203,32 @@ def test_damage_is_read_by_all_machines_unless_somebody_holds_the_page_dirty() -
         assert disk.damage(f"{ROOT}/f", 5000, b"z") is None
 
     _run(1, scenario)
+
+
+def test_a_trap_at_a_request_acts_before_it_is_sent_or_when_it_lands() -> None:
+    """Killed before it nothing lands; killed when it lands the object is there, and the sender
+    never learns it."""
+    for after in (False, True):
+        landed: list[bool] = []
+
+        async def scenario(world: World, landed: list[bool] = landed, after: bool = after) -> None:
+            objects = SimObjects(world, 2_000.0, 0)
+            process, store = _store(world, objects, "p")
+            objects.traps.lay(
+                Trap(process, "create", "/k", after, 1, lambda found, path: found.crash("killed"))
+            )
+            answered: list[object] = []
+
+            async def work() -> None:
+                answered.append(
+                    await process.blocking.run("", lambda: store.put_if_absent("k", b"n" * 16))
+                )
+
+            process.spawn(work())
+            await asyncio.sleep(1)
+            assert process.dead
+            assert not answered
+            landed.append(bool(objects.objects))
+
+        _run(1, scenario)
+        assert landed == [after]

@@ -691,9 +691,10 @@ class ActiveAuthority:
     async def _stat_once(
         self, ask: Callable[[], tuple[m.InfoReply, TokenRef | None]]
     ) -> tuple[m.InfoReply, TokenRef | None]:
-        reply, holder = ask()
-        await self.group.settled()
-        return reply, holder
+        try:
+            return ask()
+        finally:
+            await self.group.settled()  # What a refusal saw must be durable, too.
 
     # Handles whose client is away
     # ------------------------------------------------------------------

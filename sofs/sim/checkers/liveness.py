@@ -14,6 +14,7 @@ from sofs.sim.history import History, Operation
 
 PROGRESS: Final = "progress"
 GATE: Final = "resume gate"
+EARLY: Final = "early release"  # Of what a gate keeps: no matter of time only, somebody lost it.
 KEPT: Final = "kept handles"
 GATE_PHASES: Final = ("LOADING", "RESUME_LOCAL", "RESUME_REMOTE", "RELEASE", "ONLINE")
 GATE_LOADING_US_MAX: Final = 3_000_000
@@ -101,6 +102,7 @@ def _check_gate(
     owner: str, seen: Sequence[GateEvent], window_us: int, slack_us: int, alive_until: int
 ) -> list[Violation]:
     faults: list[str] = []
+    early: list[str] = []
     numbers = [GATE_PHASES.index(event.phase) for event in seen]
     if numbers != sorted(numbers):
         faults.append("went back to an earlier phase")
@@ -113,14 +115,17 @@ def _check_gate(
     release = next((e for e in seen if e.phase in ("RELEASE", "ONLINE")), None)
     since = began if loaded is None else loaded
     if release is not None and release.phase == "RELEASE" and release.at_us < since + window_us:
-        faults.append(f"released after {release.at_us - since} us, not {window_us}")
+        early.append(f"released after {release.at_us - since} us, not {window_us}")
     if opened is not None and opened.open_handles:
-        faults.append(f"is open while {opened.open_handles} handles are unclaimed")
+        early.append(f"is open while {opened.open_handles} handles are unclaimed")
     if opened is None and all(e.accepting for e in seen):
         waited = alive_until - since
         if waited > window_us + slack_us:
             faults.append(f"is in phase {seen[-1].phase} after {waited} us")
-    return [Violation(GATE, f"the gate of {owner} {fault}") for fault in faults]
+    return [
+        *(Violation(EARLY, f"the gate of {owner} {fault}") for fault in early),
+        *(Violation(GATE, f"the gate of {owner} {fault}") for fault in faults),
+    ]
 
 
 @dataclass(frozen=True, slots=True)

@@ -65,6 +65,8 @@ class Tree(Workload):
         kind = draw.choice(
             ("create", "create", "unlink", "rename", "replace", "exists", "listdir", "folders")
         )
+        if self.plan.reads and draw.random() < self.plan.reads:
+            kind = draw.choice(("exists", "exists", "listdir"))
         invoke, me = self.history.invoke, actor.name
         if kind == "create":
             data = b"%08d" % self.unique()

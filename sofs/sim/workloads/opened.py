@@ -130,6 +130,8 @@ class Overwrites(Workload):
     async def step(self, actor: Actor) -> None:
         path, draw = self.path(actor), actor.draw
         kind = draw.choice(("empty", "write", "write", "read", "read"))
+        if self.plan.reads and draw.random() < self.plan.reads:
+            kind = "read"
         try:
             if kind == "empty":
                 await self._empty(actor, path)

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from sofs.core.extents import pack_extent
-from sofs.sim.checkers.store import Owner, check_store
+from sofs.sim.checkers.store import Owner, Slots, check_store
 from sofs.sim.checkers.tables import Steps, check_tables
 
 Tables = dict[str, list[dict[str, Any]]]
@@ -284,3 +284,60 @@ def test_a_sealed_log_that_nothing_names_is_waste() -> None:
 def test_a_named_checkpoint_that_is_gone_is_told() -> None:
     [found] = check_store(stored(), good(), Owner(3, [2], "checkpoints/x", [1, 2, 3]))
     assert "is gone" in str(found)
+
+
+# A store of slots ---------------------------------------------------------------------------------
+
+FENCES = [
+    f"logs/{DEAD}/{1:020d}/{6:020d}",
+    f"logs/volume/{1:020d}/{9:020d}",
+    f"logs/volume/{2:020d}/{5:020d}",
+]
+
+
+def slot_store() -> dict[str, int]:
+    """The same as ``stored``: a fence is behind what a sealed log holds, and stays with slot 0."""
+    found = {key: size for key, size in stored().items() if not key.startswith("logs/")}
+    for folder, numbers in (
+        (f"{NODE}/{1:020d}", (0, 3, 4)),
+        (f"{DEAD}/{1:020d}", (0, 4, 5, 6)),
+        (f"volume/{1:020d}", (0, 9)),
+        (f"volume/{2:020d}", (0, 4, 5)),
+        (f"volume/{3:020d}", (0, 1, 2)),
+    ):
+        found |= {f"logs/{folder}/{number:020d}": 1 << 16 for number in numbers}
+    return found
+
+
+def test_a_slot_store_in_which_everything_has_a_reason_passes() -> None:
+    assert check_store(slot_store(), good(), OWNER, Slots(FENCES)) == []
+    silent = slot_store()
+    for number in (0, 3, 4):
+        del silent[f"logs/{NODE}/{1:020d}/{number:020d}"]
+    told = check_store(silent, good(), OWNER, Slots(FENCES))
+    assert not [t for t in told if "is gone" in str(t) and "first segment" in str(t)]
+
+
+SLOT_STORES: dict[str, Callable[[dict[str, int]], Any]] = {
+    f"{DEAD}/{1:020d} has no fence": without(FENCES[0]),
+    f"volume/{1:020d} has no fence": lambda s: [s.pop(k) for k in list(s) if FENCES[1][:-21] in k],
+    f"volume/{2:020d} has no fence": lambda s: s.update({f"{FENCES[2][:-20]}{6:020d}": 1}),
+    "slot 0 of the log volume": without(f"logs/volume/{2:020d}/{0:020d}"),
+    "needed from segment 4": lambda s: s.update({f"logs/{DEAD}/{1:020d}/{3:020d}": 1}),
+    "one is missing": without(f"logs/{DEAD}/{1:020d}/{5:020d}"),
+    "nobody stands on it": lambda s: s.update({f"logs/volume/{1:020d}/{8:020d}": 1}),
+    "segment 4, which is gone": without(f"logs/{DEAD}/{1:020d}/{4:020d}"),
+}
+
+
+@pytest.mark.parametrize("what", SLOT_STORES)
+def test_a_slot_store_with_waste_or_a_hole_is_told(what: str) -> None:
+    objects = slot_store()
+    SLOT_STORES[what](objects)
+    assert what in "; ".join(map(str, check_store(objects, good(), OWNER, Slots(FENCES))))
+
+
+def test_a_slot_that_a_late_request_brought_back_is_no_waste_where_such_are_made() -> None:
+    objects = slot_store() | {f"logs/{DEAD}/{1:020d}/{2:020d}": 1 << 16}
+    assert check_store(objects, good(), OWNER, Slots(FENCES))
+    assert check_store(objects, good(), OWNER, Slots(FENCES, strays=True)) == []
