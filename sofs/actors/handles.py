@@ -2,7 +2,7 @@
 cluster root: for operators.
 
 An authority is found by its claim, as nodes find it; neither Ray nor the leader is asked. While it
-is away, or another one takes over, the same question is asked again, ASK_S_MAX long. A handle's
+is away, or another one takes over, the same question is asked again, as the leader is. A handle's
 number is never given out twice in its volume, so a close that is asked for again closes nothing
 else.
 """
@@ -12,8 +12,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Final, TypeVar
+from typing import TypeVar
 
+from sofs.actors import admin
 from sofs.core.messages import (
     CloseHandle,
     HandleInfo,
@@ -37,10 +38,6 @@ from sofs.services.leader.ask import ask_leader
 from sofs.services.shares import read_newest
 from sofs.storage import SystemClock, SystemEntropy, ThreadBlocking, attach, open_fenced, roots
 from sofs.storage.fenced import StoreFences
-
-ASK_S_MAX: Final = 20.0
-ANSWER_MS_MAX: Final = 5_000
-PAUSE_MS: Final = 200
 
 R = TypeVar("R", bound=Message)
 T = TypeVar("T")
@@ -163,13 +160,13 @@ class _Asker:
         return any(found.handle == handle for found in page.handles)
 
     async def ask(self, volume: str, body: Message, kind: type[R]) -> R:
-        """Ask whoever owns a volume, again and again for ASK_S_MAX."""
+        """Ask whoever owns a volume, again and again for ``admin.ASK_S_MAX``."""
         fenced = self._open.get(volume)
         if fenced is None:
             store = attach(self._urls[volume], probe=False)
             fenced = open_fenced(store, self._clock, SystemEntropy(), self._blocking)
             self._open[volume] = fenced
-        deadline = self._clock.monotonic_ms() + ASK_S_MAX * 1000
+        deadline = self._clock.monotonic_ms() + admin.ASK_S_MAX * 1000
         self.repeated = False
         while True:
             try:
@@ -177,7 +174,7 @@ class _Asker:
                 if claim is None:
                     raise Unavailable("the volume never had an authority")
                 return await ask_leader(
-                    self._clock, self._transport, claim, body, kind, ANSWER_MS_MAX
+                    self._clock, self._transport, claim, body, kind, admin.ANSWER_MS_MAX
                 )
             except SofsError as error:
                 if error.retry == "never":
@@ -188,4 +185,4 @@ class _Asker:
                         "`sofs status` tells more"
                     ) from error
             self.repeated = True
-            await self._clock.sleep_ms(PAUSE_MS)
+            await self._clock.sleep_ms(admin.PAUSE_MS)

@@ -46,7 +46,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     listing.add_argument("--path", default="", help="a file, or a directory with all below it")
     listing.set_defaults(run=run_ls)
     closing = actions.add_parser("close", help="close handles; their clients are told")
-    closing.add_argument("handle", metavar="HANDLE", type=_number, nargs="+")
+    closing.add_argument("handle", metavar="HANDLE", nargs="+")
     closing.set_defaults(run=run_close)
     for action in (listing, closing):
         action.add_argument("--share", metavar="S", default="", help="on the volume of this share")
@@ -54,11 +54,11 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         add_common(action)
 
 
-def _number(text: str) -> int:
-    value = int(text)
-    if not 0 < value < 2**63:
-        raise argparse.ArgumentTypeError("a handle is a number from 1, as `sofs handles ls` shows")
-    return value
+def number(text: str) -> int:
+    """A handle by its number."""
+    if not text.isascii() or not text.isdigit() or not 0 < int(text) < 2**63:
+        raise InvalidParameter(f"{text!r} is no handle; `sofs handles ls` shows their numbers")
+    return int(text)
 
 
 def run_ls(options: argparse.Namespace) -> int:
@@ -138,7 +138,7 @@ def fields(one: Found) -> dict[str, object]:
 def run_close(options: argparse.Namespace) -> int:
     root, credential = where(options)
     closed = []
-    for handle in options.handle:
+    for handle in [number(text) for text in options.handle]:
         volume = close_handle(root, credential, handle, share=options.share, volume=options.volume)
         closed.append({"volume": volume, "handle": handle})
         if not options.json:

@@ -18,72 +18,91 @@ A close that is asked for again is answered: the number of a handle is never giv
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
-from typing import Final
+import asyncio
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import TYPE_CHECKING, Any, Final
 
 from sofs.core import messages as m
-from sofs.errors import InvalidParameter
-from sofs.ports.runtime import Clock
-from sofs.services.authority.group_log import GroupLog
-from sofs.services.authority.state import AuthorityState
-from sofs.services.authority.story import HandleStory
+from sofs.errors import InvalidParameter, SofsError, Unavailable
 from sofs.services.authority.tables import INT64_MAX
+from sofs.services.tasks import Tasks
 
-LIST_ROWS_MAX: Final = 256  # Looked at by one request.
+if TYPE_CHECKING:
+    from sofs.services.authority.service_active import ActiveAuthority
+
+LIST_ROWS_MAX: Final = 128  # Looked at by one request: some milliseconds.
 
 Run = Callable[..., Awaitable[m.Message]]
+Counted = Callable[[Callable[[], Coroutine[Any, Any, m.Message]]], Awaitable[m.Message]]
 
 
 class HandleDesk:
-    """One life's. ``run`` runs rules in a transaction of their own; ``released`` hears of handles
-    that are gone."""
+    """One life's. ``run`` runs rules in a transaction of their own; ``counted`` runs work that a
+    hand-back waits for."""
 
-    def __init__(
-        self,
-        clock: Clock,
-        state: AuthorityState,
-        group: GroupLog,
-        story: HandleStory,
-        run: Run,
-        released: Callable[[int], None],
-    ) -> None:
-        self._clock = clock
-        self._state = state
-        self._group = group
-        self._story = story
+    def __init__(self, active: ActiveAuthority, run: Run, counted: Counted, tasks: Tasks) -> None:
+        self._active = active
         self._run = run
-        self._released = released
+        self._counted = counted
+        # Errors of a close are answers.
+        self._closes = Tasks("closes", lambda error: tasks.crash(error, unless=SofsError))
+
+    def cancel(self) -> None:
+        """The life is over."""
+        self._closes.cancel()
+
+    async def close(self) -> None:
+        """End, and wait until nothing runs any more."""
+        await self._closes.close()
+
+    async def answer(self, body: m.Message) -> m.Message:
+        """Answer an operator. A close is brought to its end, whoever waits for it: its client may
+        have been told already."""
+        if not isinstance(body, m.CloseHandle):
+            assert isinstance(body, m.ListHandles)
+            return await self.listed(body)
+        ended = self._active.ended
+        work: asyncio.Task[m.Message] = self._closes.spawn(self._close_counted(body), "close")
+        await asyncio.wait((work, ended), return_when=asyncio.FIRST_COMPLETED)
+        if not work.done() or work.cancelled():
+            raise Unavailable("this authority's life ended; ask the next one")
+        return work.result()
+
+    async def _close_counted(self, body: m.CloseHandle) -> m.Message:
+        return await self._counted(lambda: self.close_handle(body))
 
     async def listed(self, body: m.ListHandles) -> m.Message:
         """One page of the handles, in the order of their numbers."""
         if body.after > INT64_MAX:
             raise InvalidParameter(f"after {body.after} is no handle")
-        rows = self._state.list_handles(body.after, LIST_ROWS_MAX)
+        rows = self._active.state.list_handles(body.after, LIST_ROWS_MAX)
         found = [
             row
             for row in rows
             if row.client.hex().startswith(body.client) and below(row.path, body.path)
         ]
         next_after = rows[-1].handle if len(rows) == LIST_ROWS_MAX else 0
-        await self._group.settled()
+        await self._active.group.settled()
         return m.HandleList(found, next_after)
 
-    async def close(self, body: m.CloseHandle) -> m.Message:
+    async def close_handle(self, body: m.CloseHandle) -> m.Message:
         """Close a handle, whoever holds it."""
+        active = self._active
         was_open = False
 
         def rules() -> m.Message:
             nonlocal was_open
-            was_open = self._state.handle_row(body.handle) is not None
+            was_open = active.state.handle_row(body.handle) is not None
             if was_open:
-                tell = self._story.closing(body.handle)
-                self._state.force_close(body.handle, self._clock.wall_ns())
+                tell = active.story.closing(body.handle)
+                active.state.force_close(body.handle, active.env.clock.wall_ns())
                 tell()
             return m.HandleReleased(was_open)
 
         reply = await self._run(rules, reserved=0)
         if was_open:
-            self._released(body.handle)
+            active.resume.settled([body.handle])
+            active.locks.given_back()
         return reply
 
 

@@ -173,7 +173,7 @@ class AuthorityPart:
         elif isinstance(envelope.body, ListCorrupt) and self._active is not None:
             channel.serve(envelope.call, self._active.reports.listed())
         elif isinstance(envelope.body, ListHandles | CloseHandle) and self._active is not None:
-            channel.serve(envelope.call, self._active.serve_operator(envelope.body))
+            channel.serve(envelope.call, self._active.desk.answer(envelope.body))
         elif isinstance(envelope.body, ListHandles | CloseHandle):
             raise Unavailable("this part does not own the volume now; ask who does")
         else:

@@ -127,11 +127,7 @@ class ActiveAuthority:
         self.locks = FileLocks(
             env.clock, self._tasks, self.state, self.nodes, self._once, self._run
         )
-        # Of operators; their errors are answers.
-        self._closes = Tasks("closes", lambda error: self._tasks.crash(error, unless=SofsError))
-        self.desk = HandleDesk(
-            env.clock, self.state, self.group, self.story, self._run, self._was_closed
-        )
+        self.desk = HandleDesk(self, self._run, self._counted, self._tasks)
         self._channels: dict[Channel, NodeLink | None] = {}
         self._in_flight: dict[tuple[bytes, int], asyncio.Future[m.Message]] = {}
         self._turns = Turns()  # Who may have a file's tokens recalled.
@@ -178,12 +174,12 @@ class ActiveAuthority:
         for channel in list(self._channels):
             channel.end(Unavailable(f"this authority's life ended: {reason}"))
         self.nodes.cancel()
-        self._closes.cancel()
+        self.desk.cancel()
         self._tasks.cancel()
 
     async def close(self) -> None:
         self.end(Unavailable("the authority was closed"))
-        await self._closes.close()
+        await self.desk.close()
         await self._tasks.close()
         for channel in list(self._channels):
             await channel.close()
@@ -752,23 +748,6 @@ class ActiveAuthority:
     async def _end_soon(self) -> None:
         await self.env.clock.sleep_ms(5)
         self.end(Unavailable("the volume was handed back to its coordinator"))
-
-    async def serve_operator(self, body: m.Message) -> m.Message:
-        """Answer an operator. A close is brought to its end, whoever waits for it: its client may
-        have been told already."""
-        if not isinstance(body, m.CloseHandle):
-            assert isinstance(body, m.ListHandles)
-            return await self.desk.listed(body)
-        close = self._counted(lambda: self.desk.close(body))
-        work: asyncio.Task[m.Message] = self._closes.spawn(close, "close-handle")
-        await asyncio.wait((work, self.ended), return_when=asyncio.FIRST_COMPLETED)
-        if not work.done() or work.cancelled():
-            raise Unavailable("this authority's life ended; ask the next one")
-        return work.result()
-
-    def _was_closed(self, handle: int) -> None:
-        self.resume.settled([handle])
-        self.locks.given_back()
 
     def describe(self) -> m.PartStateReply:
         lag = self.feed.lag()
