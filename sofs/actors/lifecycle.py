@@ -510,6 +510,8 @@ def status(run_dir: Path, credential: str) -> Report:
     answers, damage = asyncio.run(_states_and_damage(asked, credential))
     states = dict(zip([facts.name for facts in asked], answers, strict=True))
     reports = [_report(name, found.get(name), states.get(name)) for name in names]
+    removed = of_removed_volumes(states.get(LEADER_ROLE), names)
+    reports = [r for r in reports if r.name not in removed or r.state != "dead"]
     away = drained_parts(record, states.get(LEADER_ROLE))
     reports = [
         replace(r, state="drained") if r.name in away and r.state == "dead" else r for r in reports
@@ -533,6 +535,22 @@ def status(run_dir: Path, credential: str) -> Report:
         dns=_dns_line(record, reports),
         dns_url=record.dns_url,
     )
+
+
+def of_removed_volumes(leader: PartStateReply | str | None, names: Sequence[str]) -> list[str]:
+    """Which of these parts are of volumes that are wanted no more, as the leader says."""
+    if not isinstance(leader, PartStateReply):
+        return []
+    facts = dict(fact.split("=", 1) for fact in leader.facts if "=" in fact)
+    if not facts.get("volumes"):
+        return []
+    wanted = facts["volumes"].split(",")
+    return [
+        name
+        for name in names
+        for role in ("coordinator-", "resume-key-")
+        if name.startswith(role) and name.removeprefix(role) not in wanted
+    ]
 
 
 def _dns_line(record: RunRecord, reports: Sequence[PartReport]) -> str:
@@ -633,7 +651,7 @@ def _notes(record: RunRecord, reports: Sequence[PartReport]) -> list[str]:
         f"{report.name} may not serve: {fact.partition('=')[2]}"
         for report in reports
         for fact in report.facts
-        if fact.startswith("refused=")
+        if fact.startswith("root_refused=")
     ]
     if any(report.state == "drained" for report in reports):
         notes.append(

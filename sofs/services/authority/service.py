@@ -191,7 +191,7 @@ class AuthorityPart:
         if self._problem:
             facts.append(f"corrupt={self._problem}")
         if self._env.pair is not None and self._env.pair.refusal:
-            facts.append(f"refused={self._env.pair.refusal}")
+            facts.append(f"root_refused={self._env.pair.refusal}")
         if self._waits:
             facts.append(f"waits={self._waits}")
         if self._follower is not None:
