@@ -57,6 +57,7 @@ from sofs.storage.logbase import BaseLog, Batch, LogOptions
 from sofs.storage.names import claim_key, log_folder, number_of, slot_key
 from sofs.storage.walk import Asked, walked
 
+SHORT_TAIL: Final = 32  # Slots; a node commits before its tail is longer (``COMMIT_SEGMENTS``).
 FETCH_AT_ONCE: Final = 8  # Slots of a tail: as many as a process has threads for the store.
 PUT_TRIES_MAX: Final = 4
 PUT_RETRY_MS: Final = 50
@@ -239,14 +240,22 @@ class _SlotWalk:
             return self.next_sequence
 
     def _search(self, slots: list[int]) -> int:
-        low, high = 0, len(slots) - 1
-        while low < high:
-            middle = (low + high + 1) // 2
+        """The last slot that starts at or below the first record asked for, in few requests: as a
+        rule a tail is short, and with one writer at a time each of its slots holds one record."""
+        wanted = self._after + 1
+        low, high = 0, len(slots)  # The answer is at ``low`` or above it, and below ``high``.
+        guesses = [high - 1]
+        while low < high - 1:
+            guess = guesses.pop(0) if guesses else 0
+            middle = guess if low < guess < high else (low + high) // 2
             first = self._first_of(slots[middle])
-            if first is None or first <= self._after + 1:
+            if first is None or first <= wanted:
                 low = middle
-            else:
-                high = middle - 1
+                continue
+            if high == len(slots):
+                one_each = middle - (first - wanted)
+                guesses = [one_each, one_each + 1, middle - SHORT_TAIL]
+            high = middle
         return slots[low]
 
     def _search_down(self, slots: list[int]) -> int:

@@ -472,6 +472,10 @@ class Counting(MemorySlotStore):
         self.asked.append(("get", key))
         return None if key in self.missing else super().get(key)
 
+    def read(self, key: str, offset: int, length: int) -> bytes:
+        self.asked.append(("head", key))
+        return super().read(key, offset, length)
+
     def list(self, prefix: str) -> list[str]:
         self.asked.append(("list", prefix))
         return super().list(prefix)
@@ -546,3 +550,45 @@ def test_what_nobody_waits_for_is_done_all_the_same() -> None:
         assert store.asked == []  # The claim below was read before, and claims are kept.
 
     run(main())
+
+
+@pytest.mark.parametrize("a_slot", [1, 3])
+@pytest.mark.parametrize("after", [0, 1, 7, 299, 899, 940, 960])
+def test_the_slot_where_a_tail_begins_is_found_in_few_requests(a_slot: int, after: int) -> None:
+    """However many slots there are; ``a_slot``: records in each."""
+
+    async def main() -> None:
+        log = await owner(fences())
+        for index in range(300):
+            for part in range(a_slot):
+                place = log.append(RecordKind.ENTRY, [b"%d" % (index * a_slot + part)])
+            await log.durable(place.sequence)
+        await log.close()
+        last = 300 * a_slot
+        store = Counting()
+        walk = slotlog._SlotWalk(store, a_claim(1), Asked(min(after, last), 0, False))
+        walk.start()
+        assert walk.slot == min(min(after, last) // a_slot, 299)
+        heads = sum(kind == "head" for kind, _ in store.asked)
+        if last - SHORT <= after <= last:
+            assert heads <= 8
+        assert heads <= 16
+
+    run(main())
+
+
+SHORT = slotlog.SHORT_TAIL
+
+
+def test_a_slot_without_a_record_does_not_hide_the_one_below_it() -> None:
+    """A fence that a deletion left behind holds none: a guess by counting must not be believed."""
+
+    class Scripted(slotlog._SlotWalk):
+        firsts = (1, 2, 10, 11, 11, 12)  # The fifth slot repeats what the fourth began with.
+
+        def _first_of(self, slot: int) -> int | None:
+            return self.firsts[slot]
+
+    for after, slot in ((9, 2), (10, 4), (11, 5), (1, 1), (0, 0), (8, 1)):
+        walk = Scripted(MemorySlotStore(URL), a_claim(1), Asked(after, 0, False))
+        assert walk._search(list(range(6))) == slot, after
