@@ -203,11 +203,13 @@ class _SlotWalk:
     def _key(self, slot: int) -> str:
         return slot_key(self._claim.role, self._claim.epoch, slot)
 
-    def _numbers(self) -> list[int]:
-        """Numbers of the slots that exist, ascending; a few that were deleted may be among them."""
-        return sorted(
-            map(number_of, self._store.list(log_folder(self._claim.role, self._claim.epoch)))
-        )
+    def _numbers(self, above: int = -1) -> list[int]:
+        """Numbers of the slots that exist above ``above``, ascending; a few that were deleted may
+        be among them. What is below need not be listed: a log has as many slots as its owner made
+        batches."""
+        folder = log_folder(self._claim.role, self._claim.epoch)
+        after = self._key(above) if above >= 0 else ""
+        return sorted(map(number_of, self._store.list(folder, after=after)))
 
     def start(self) -> None:
         """Find the slot to begin with: the last that starts at or below the first record asked
@@ -284,7 +286,7 @@ class _SlotWalk:
     def _behind_deleted(self) -> bool:
         """The current slot is absent, or is a fence. Go to the first slot above it of the highest
         row; False when nothing is above it: then it is the log's end."""
-        numbers = self._numbers()
+        numbers = self._numbers(self.slot)
         row = len(numbers) - 1
         while row > 0 and numbers[row - 1] == numbers[row] - 1:
             row -= 1

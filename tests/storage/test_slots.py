@@ -325,7 +325,7 @@ class Blind(MemorySlotStore):
     def __init__(self) -> None:
         super().__init__(URL)
 
-    def list(self, prefix: str) -> list[str]:
+    def list(self, prefix: str, *, after: str = "") -> list[str]:
         return []
 
 
@@ -466,6 +466,7 @@ class Counting(MemorySlotStore):
     def __init__(self) -> None:
         super().__init__(URL)
         self.asked: list[tuple[str, str]] = []
+        self.shown: list[int] = []  # Keys of each listing.
         self.missing: set[str] = set()
 
     def get(self, key: str) -> bytes | None:
@@ -476,9 +477,11 @@ class Counting(MemorySlotStore):
         self.asked.append(("head", key))
         return super().read(key, offset, length)
 
-    def list(self, prefix: str) -> list[str]:
+    def list(self, prefix: str, *, after: str = "") -> list[str]:
         self.asked.append(("list", prefix))
-        return super().list(prefix)
+        found = super().list(prefix, after=after)
+        self.shown.append(len(found))
+        return found
 
     def delete(self, key: str) -> None:
         self.asked.append(("delete", key))
@@ -512,6 +515,7 @@ def test_a_long_tail_is_fetched_several_slots_at_a_time_and_each_once() -> None:
         assert blocking.most == slotlog.FETCH_AT_ONCE
         slots = [key for kind, key in store.asked if kind == "get" and key.startswith(LOG)]
         assert len(slots) == len(set(slots)) == 51  # The last one is the free one.
+        assert store.shown == [50, 0, 0]  # The whole log once; then only what is behind its end.
         blocking.close()
 
     run(main())
