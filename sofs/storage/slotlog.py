@@ -214,6 +214,8 @@ class _SlotWalk:
     def start(self) -> None:
         """Find the slot to begin with: the last that starts at or below the first record asked
         for."""
+        if self._start_near():
+            return
         slots = self._listed = self._numbers()
         if not slots:
             return
@@ -231,6 +233,31 @@ class _SlotWalk:
             self.slot = 0
         else:
             self.next_sequence = first
+
+    def _start_near(self) -> bool:
+        """Find it without listing the whole log, which takes a request for each thousand slots: a
+        slot holds a record at least, so the one looked for is at most as many slots up as there are
+        records below; with one writer at a time it is little below that. False, with nothing
+        changed, when it is not found so: the listing decides then."""
+        if self._after < 2 * SHORT_TAIL:
+            return False
+        try:
+            zero = self._first_of(0)
+            if zero is None:
+                return False
+            near = self._after + 1 - zero - SHORT_TAIL
+            slots = self._numbers(near) if near > SHORT_TAIL else []
+            if not slots or (self._first_of(slots[0]) or self._after + 2) > self._after + 1:
+                return False
+            slot = self._search(slots)
+            first = self._first_of(slot)
+        except Corrupt:
+            return False  # The listing knows what to make of damage.
+        if first is None or first > self._after + 1:
+            return False
+        self.first_sequence, self.next_sequence = zero, first
+        self._listed, self.slot = slots, slot
+        return True
 
     def _known_first_of(self, slot: int) -> int | None:
         """First sequence of a slot; what we expect of it if it cannot say; None: it was deleted."""

@@ -596,3 +596,30 @@ def test_a_slot_without_a_record_does_not_hide_the_one_below_it() -> None:
     for after, slot in ((9, 2), (10, 4), (11, 5), (1, 1), (0, 0), (8, 1)):
         walk = Scripted(MemorySlotStore(URL), a_claim(1), Asked(after, 0, False))
         assert walk._search(list(range(6))) == slot, after
+
+
+@pytest.mark.parametrize("a_slot", [1, 3])
+def test_the_begin_of_a_tail_is_the_same_without_listing_the_log_or_with_it(a_slot: int) -> None:
+    async def main() -> None:
+        log = await owner(fences(), first=5)
+        for _ in range(200):
+            for _ in range(a_slot):
+                place = log.append(RecordKind.ENTRY, [b"x"])
+            await log.durable(place.sequence)
+        await log.close()
+        for after in (0, 63, 64, 100, 150, 180, 203, 204, 400, 500, 604):
+            if after > place.sequence:
+                continue
+            found = []
+            for near in (True, False):
+                store = Counting()
+                walk = slotlog._SlotWalk(store, a_claim(1), Asked(after, 0, False))
+                if not near:
+                    walk._start_near = lambda: False  # type: ignore[method-assign]
+                walk.start()
+                found.append((walk.slot, walk.first_sequence, walk.next_sequence))
+                if near and a_slot == 1 and after >= 180:
+                    assert max(store.shown) <= 2 * slotlog.SHORT_TAIL
+            assert found[0] == found[1], after
+
+    run(main())
