@@ -546,6 +546,8 @@ def status(run_dir: Path, credential: str) -> Report:
     rays = ray_cluster.ray_nodes(run_dir)
     seen = {n: f for n, f in found.items() if f.role not in (HEAD, RAY_NODE) or n in rays}
     reports = [_report(name, seen.get(name), states.get(name)) for name in names]
+    removed = of_removed_volumes(states.get(LEADER_ROLE), names)
+    reports = [r for r in reports if r.name not in removed or r.state != "dead"]
     away = drained_parts(record, states.get(LEADER_ROLE))
     word = FREE if record.foreign else DRAINED
     reports = [
@@ -570,6 +572,22 @@ def status(run_dir: Path, credential: str) -> Report:
         dns=_dns_line(record, reports),
         dns_url=record.dns_url,
     )
+
+
+def of_removed_volumes(leader: PartStateReply | str | None, names: Sequence[str]) -> list[str]:
+    """Which of these parts are of volumes that are wanted no more, as the leader says."""
+    if not isinstance(leader, PartStateReply):
+        return []
+    facts = dict(fact.split("=", 1) for fact in leader.facts if "=" in fact)
+    if not facts.get("volumes"):
+        return []
+    wanted = facts["volumes"].split(",")
+    return [
+        name
+        for name in names
+        for role in ("coordinator-", "resume-key-")
+        if name.startswith(role) and name.removeprefix(role) not in wanted
+    ]
 
 
 def _dns_line(record: RunRecord, reports: Sequence[PartReport]) -> str:
@@ -679,7 +697,7 @@ def _notes(record: RunRecord, reports: Sequence[PartReport]) -> list[str]:
         f"{report.name} may not serve: {fact.partition('=')[2]}"
         for report in reports
         for fact in report.facts
-        if fact.startswith("refused=")
+        if fact.startswith("root_refused=")
     ]
     if any(report.state == DRAINED for report in reports):
         notes.append(

@@ -24,7 +24,7 @@ EXAMPLES: Final = """\
 examples:
   source <(sofs completion bash)             in this shell
   sofs completion bash > ~/.local/share/bash-completion/completions/sofs
-  sofs completion zsh > ~/.zfunc/_sofs       with ~/.zfunc in fpath, before compinit
+  source <(sofs completion zsh)              in ~/.zshrc, behind compinit
   sofs completion fish > ~/.config/fish/completions/sofs.fish
 """
 SHELLS: Final = ("bash", "zsh", "fish")
@@ -209,9 +209,8 @@ def bash(command: Command) -> str:
 
 def zsh(command: Command) -> str:
     """The script for zsh: the one for bash, through zsh's own adapter."""
-    head = "#compdef sofs\n# Made by `sofs completion zsh`.\n"
     adapter = "autoload -U +X bashcompinit && bashcompinit\n"
-    return f"{head}{adapter}{bash(command)}"
+    return f"# Made by `sofs completion zsh`.\n{adapter}{bash(command)}"
 
 
 _FISH: Final = """\

@@ -51,6 +51,7 @@ examples:
   sofs down                             end its processes; files stay
   sofs demo                             see it survive the death of every part
   sofs bench                            measure it on this machine
+  source <(sofs completion bash)        completion; also for zsh and fish
   sofs sim --seeds 200                  try its protocols on 200 schedules of faults
 
 then, in Python:

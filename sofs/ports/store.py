@@ -59,8 +59,9 @@ class Store(Protocol):
         missing."""
         ...
 
-    def list(self, prefix: str) -> list[str]:
-        """Return the keys below the folder ``prefix``, sorted; temporary names are left out.
+    def list(self, prefix: str, *, after: str = "") -> list[str]:
+        """Return the keys below the folder ``prefix``, sorted; temporary names are left out, and
+        with ``after`` what does not sort behind that key: an object store need not show it then.
 
         Every key whose creation was answered before the call, and that nobody has begun to delete,
         is in it. A key that was deleted may be, for a while: whoever needs to know asks ``get``."""

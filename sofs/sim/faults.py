@@ -566,13 +566,10 @@ _INJECT: dict[str, Callable[[Faults], None]] = {
     "pause-at-step": lambda f: f.at_step(lambda p: f.pause([p]), "node"),
     "zombie": Faults.zombie,
     "seal-race": Faults.seal_race,
-<<<<<<< HEAD
     PLAIN: lambda f: f.moves.begin(PLAIN),
     CROSSING: lambda f: f.moves.begin(CROSSING),
     DEADLY: lambda f: f.moves.begin(DEADLY),
-=======
     "isolate-node": lambda f: f.isolate_until_claimed("node"),
     "isolate-authority": lambda f: f.isolate_until_claimed(COORDINATOR, RESUME_KEY),
     "lost-tail": Faults.lost_tail,
->>>>>>> w/simq
 }

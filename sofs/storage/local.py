@@ -347,7 +347,7 @@ class LocalAppendStore:
         finally:
             reader.close()
 
-    def list(self, prefix: str) -> list[str]:
+    def list(self, prefix: str, *, after: str = "") -> list[str]:
         found: list[str] = []
         folders = [check_key(prefix)] if prefix else [""]
         while folders:
@@ -362,7 +362,7 @@ class LocalAppendStore:
                 if not name.startswith("."):
                     key = f"{folder}/{name}" if folder else name
                     (folders if is_folder else found).append(key)
-        return sorted(found)
+        return sorted(key for key in found if key > after)
 
     def delete(self, key: str) -> None:
         path = self._path(key)

@@ -117,13 +117,13 @@ class S3SlotStore(SlotStore):
         except _Absent:
             raise StoreFailed(f"read {key}: there is no such object") from None
 
-    def list(self, prefix: str) -> list[str]:
+    def list(self, prefix: str, *, after: str = "") -> list[str]:
         folder = f"{self._root}/{check_key(prefix)}" if prefix else self._root
         start = f"{self._name(folder)}/".lstrip("/")
 
         async def names(s3: Any) -> list[str]:
             found: list[str] = []
-            more: dict[str, str] = {}
+            more = {"StartAfter": self._name(self._path(after))} if after else {}
             while True:
                 reply = await s3.list_objects_v2(
                     Bucket=self._bucket, Prefix=start, MaxKeys=LIST_KEYS, **more

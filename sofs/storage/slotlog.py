@@ -57,6 +57,7 @@ from sofs.storage.logbase import BaseLog, Batch, LogOptions
 from sofs.storage.names import claim_key, log_folder, number_of, slot_key
 from sofs.storage.walk import Asked, walked
 
+SHORT_TAIL: Final = 32  # Slots; a node commits before its tail is longer (``COMMIT_SEGMENTS``).
 FETCH_AT_ONCE: Final = 8  # Slots of a tail: as many as a process has threads for the store.
 PUT_TRIES_MAX: Final = 4
 PUT_RETRY_MS: Final = 50
@@ -202,15 +203,19 @@ class _SlotWalk:
     def _key(self, slot: int) -> str:
         return slot_key(self._claim.role, self._claim.epoch, slot)
 
-    def _numbers(self) -> list[int]:
-        """Numbers of the slots that exist, ascending; a few that were deleted may be among them."""
-        return sorted(
-            map(number_of, self._store.list(log_folder(self._claim.role, self._claim.epoch)))
-        )
+    def _numbers(self, above: int = -1) -> list[int]:
+        """Numbers of the slots that exist above ``above``, ascending; a few that were deleted may
+        be among them. What is below need not be listed: a log has as many slots as its owner made
+        batches."""
+        folder = log_folder(self._claim.role, self._claim.epoch)
+        after = self._key(above) if above >= 0 else ""
+        return sorted(map(number_of, self._store.list(folder, after=after)))
 
     def start(self) -> None:
         """Find the slot to begin with: the last that starts at or below the first record asked
         for."""
+        if self._start_near():
+            return
         slots = self._listed = self._numbers()
         if not slots:
             return
@@ -229,6 +234,31 @@ class _SlotWalk:
         else:
             self.next_sequence = first
 
+    def _start_near(self) -> bool:
+        """Find it without listing the whole log, which takes a request for each thousand slots: a
+        slot holds a record at least, so the one looked for is at most as many slots up as there are
+        records below; with one writer at a time it is little below that. False, with nothing
+        changed, when it is not found so: the listing decides then."""
+        if self._after < 2 * SHORT_TAIL:
+            return False
+        try:
+            zero = self._first_of(0)
+            if zero is None:
+                return False
+            near = self._after + 1 - zero - SHORT_TAIL
+            slots = self._numbers(near) if near > SHORT_TAIL else []
+            if not slots or (self._first_of(slots[0]) or self._after + 2) > self._after + 1:
+                return False
+            slot = self._search(slots)
+            first = self._first_of(slot)
+        except Corrupt:
+            return False  # The listing knows what to make of damage.
+        if first is None or first > self._after + 1:
+            return False
+        self.first_sequence, self.next_sequence = zero, first
+        self._listed, self.slot = slots, slot
+        return True
+
     def _known_first_of(self, slot: int) -> int | None:
         """First sequence of a slot; what we expect of it if it cannot say; None: it was deleted."""
         try:
@@ -239,14 +269,22 @@ class _SlotWalk:
             return self.next_sequence
 
     def _search(self, slots: list[int]) -> int:
-        low, high = 0, len(slots) - 1
-        while low < high:
-            middle = (low + high + 1) // 2
+        """The last slot that starts at or below the first record asked for, in few requests: as a
+        rule a tail is short, and with one writer at a time each of its slots holds one record."""
+        wanted = self._after + 1
+        low, high = 0, len(slots)  # The answer is at ``low`` or above it, and below ``high``.
+        guesses = [high - 1]
+        while low < high - 1:
+            guess = guesses.pop(0) if guesses else 0
+            middle = guess if low < guess < high else (low + high) // 2
             first = self._first_of(slots[middle])
-            if first is None or first <= self._after + 1:
+            if first is None or first <= wanted:
                 low = middle
-            else:
-                high = middle - 1
+                continue
+            if high == len(slots):
+                one_each = middle - (first - wanted)
+                guesses = [one_each, one_each + 1, middle - SHORT_TAIL]
+            high = middle
         return slots[low]
 
     def _search_down(self, slots: list[int]) -> int:
@@ -275,7 +313,7 @@ class _SlotWalk:
     def _behind_deleted(self) -> bool:
         """The current slot is absent, or is a fence. Go to the first slot above it of the highest
         row; False when nothing is above it: then it is the log's end."""
-        numbers = self._numbers()
+        numbers = self._numbers(self.slot)
         row = len(numbers) - 1
         while row > 0 and numbers[row - 1] == numbers[row] - 1:
             row -= 1

@@ -76,7 +76,7 @@ class SlotStore(ABC):
         except OSError as error:
             raise StoreFailed(f"read {length} bytes at {offset} of {key}: {error}") from error
 
-    def list(self, prefix: str) -> list[str]:
+    def list(self, prefix: str, *, after: str = "") -> list[str]:
         folder = f"{self._root}/{check_key(prefix)}" if prefix else self._root
         try:
             self._fs.invalidate_cache()
@@ -86,7 +86,8 @@ class SlotStore(ABC):
         except OSError as error:
             raise StoreFailed(f"list {prefix}: {error}") from error
         start = len(self._fs._strip_protocol(self._root)) + 1
-        return sorted(self._fs._strip_protocol(path)[start:] for path in paths)
+        keys = (self._fs._strip_protocol(path)[start:] for path in paths)
+        return sorted(key for key in keys if key > after)
 
     def delete(self, key: str) -> None:
         try:
@@ -127,9 +128,9 @@ class MemorySlotStore(SlotStore):
         with _MEMORY_LOCK:
             return super().read(key, offset, length)
 
-    def list(self, prefix: str) -> list[str]:
+    def list(self, prefix: str, *, after: str = "") -> list[str]:
         with _MEMORY_LOCK:
-            return super().list(prefix)
+            return super().list(prefix, after=after)
 
     def delete(self, key: str) -> None:
         with _MEMORY_LOCK:

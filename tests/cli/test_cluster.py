@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 from test_command import record
 
-from sofs.actors import procfile, rundir
+from sofs.actors import lifecycle, procfile, rundir
 from sofs.actors.known import known_clusters
 from sofs.cli.main import main
+from sofs.core.messages import PartStateReply
 
 ONE, TWO = b"1" * 16, b"2" * 16
 
@@ -92,3 +93,12 @@ def test_what_is_not_known_is_said(base: Path, capsys: pytest.CaptureFixture[str
     rundir.write_run(base / TWO.hex(), replace(record(base, TWO), up=True))
     assert main(["cluster", "show"]) == 3
     assert "several clusters are up" in capsys.readouterr().err
+
+
+def test_status_forgets_the_dead_parts_of_a_removed_volume_when_the_leader_says_so() -> None:
+    names = ["leader", "coordinator", "resume-key", "coordinator-old", "resume-key-new"]
+    leader = PartStateReply("leader", "leader", b"", "leading", ["volumes=share,new"])
+    assert lifecycle.of_removed_volumes(leader, names) == ["coordinator-old"]
+    assert lifecycle.of_removed_volumes("away", names) == []
+    older = PartStateReply("leader", "leader", b"", "leading", ["epoch=1"])
+    assert lifecycle.of_removed_volumes(older, names) == []

@@ -105,7 +105,7 @@ async def test_a_node_does_not_join_when_the_volumes_folder_was_replaced_under_i
         folder.rename(folder.with_name("moved"))
         shutil.copytree(folder.with_name("moved"), folder)
         parts.append(late := await start_part(config(root, name="late"), fatal.append))
-        told = await until_told(late.address, "refused=BACKEND_REFUSED")
+        told = await until_told(late.address, "root_refused=BACKEND_REFUSED")
         assert "authority=away" in told
         assert any("is another folder than when this process began" in fact for fact in told)
     finally:

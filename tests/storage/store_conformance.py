@@ -87,6 +87,9 @@ class StoreConformance(ABC):
             store.put_if_absent(key, key.encode())
         assert store.list("logs") == ["logs/a/1", "logs/a/2", "logs/b/c/3"]
         assert store.list("logs/a") == ["logs/a/1", "logs/a/2"]
+        assert store.list("logs", after="logs/a/1") == ["logs/a/2", "logs/b/c/3"]
+        assert store.list("logs", after="logs/a/10") == ["logs/a/2", "logs/b/c/3"]
+        assert store.list("logs/a", after="logs/a/2") == []
         assert store.list("nothing") == []
         assert store.list("") == ["logs/a/1", "logs/a/2", "logs/b/c/3", "logsx/1", "other"]
 

@@ -325,7 +325,7 @@ class Blind(MemorySlotStore):
     def __init__(self) -> None:
         super().__init__(URL)
 
-    def list(self, prefix: str) -> list[str]:
+    def list(self, prefix: str, *, after: str = "") -> list[str]:
         return []
 
 
@@ -466,15 +466,22 @@ class Counting(MemorySlotStore):
     def __init__(self) -> None:
         super().__init__(URL)
         self.asked: list[tuple[str, str]] = []
+        self.shown: list[int] = []  # Keys of each listing.
         self.missing: set[str] = set()
 
     def get(self, key: str) -> bytes | None:
         self.asked.append(("get", key))
         return None if key in self.missing else super().get(key)
 
-    def list(self, prefix: str) -> list[str]:
+    def read(self, key: str, offset: int, length: int) -> bytes:
+        self.asked.append(("head", key))
+        return super().read(key, offset, length)
+
+    def list(self, prefix: str, *, after: str = "") -> list[str]:
         self.asked.append(("list", prefix))
-        return super().list(prefix)
+        found = super().list(prefix, after=after)
+        self.shown.append(len(found))
+        return found
 
     def delete(self, key: str) -> None:
         self.asked.append(("delete", key))
@@ -508,6 +515,7 @@ def test_a_long_tail_is_fetched_several_slots_at_a_time_and_each_once() -> None:
         assert blocking.most == slotlog.FETCH_AT_ONCE
         slots = [key for kind, key in store.asked if kind == "get" and key.startswith(LOG)]
         assert len(slots) == len(set(slots)) == 51  # The last one is the free one.
+        assert store.shown == [50, 0, 0]  # The whole log once; then only what is behind its end.
         blocking.close()
 
     run(main())
@@ -544,5 +552,74 @@ def test_what_nobody_waits_for_is_done_all_the_same() -> None:
         store.asked.clear()
         assert await fenced.try_claim(a_claim(2)) is None
         assert store.asked == []  # The claim below was read before, and claims are kept.
+
+    run(main())
+
+
+@pytest.mark.parametrize("a_slot", [1, 3])
+@pytest.mark.parametrize("after", [0, 1, 7, 299, 899, 940, 960])
+def test_the_slot_where_a_tail_begins_is_found_in_few_requests(a_slot: int, after: int) -> None:
+    """However many slots there are; ``a_slot``: records in each."""
+
+    async def main() -> None:
+        log = await owner(fences())
+        for index in range(300):
+            for part in range(a_slot):
+                place = log.append(RecordKind.ENTRY, [b"%d" % (index * a_slot + part)])
+            await log.durable(place.sequence)
+        await log.close()
+        last = 300 * a_slot
+        store = Counting()
+        walk = slotlog._SlotWalk(store, a_claim(1), Asked(min(after, last), 0, False))
+        walk.start()
+        assert walk.slot == min(min(after, last) // a_slot, 299)
+        heads = sum(kind == "head" for kind, _ in store.asked)
+        if last - SHORT <= after <= last:
+            assert heads <= 8
+        assert heads <= 16
+
+    run(main())
+
+
+SHORT = slotlog.SHORT_TAIL
+
+
+def test_a_slot_without_a_record_does_not_hide_the_one_below_it() -> None:
+    """A fence that a deletion left behind holds none: a guess by counting must not be believed."""
+
+    class Scripted(slotlog._SlotWalk):
+        firsts = (1, 2, 10, 11, 11, 12)  # The fifth slot repeats what the fourth began with.
+
+        def _first_of(self, slot: int) -> int | None:
+            return self.firsts[slot]
+
+    for after, slot in ((9, 2), (10, 4), (11, 5), (1, 1), (0, 0), (8, 1)):
+        walk = Scripted(MemorySlotStore(URL), a_claim(1), Asked(after, 0, False))
+        assert walk._search(list(range(6))) == slot, after
+
+
+@pytest.mark.parametrize("a_slot", [1, 3])
+def test_the_begin_of_a_tail_is_the_same_without_listing_the_log_or_with_it(a_slot: int) -> None:
+    async def main() -> None:
+        log = await owner(fences(), first=5)
+        for _ in range(200):
+            for _ in range(a_slot):
+                place = log.append(RecordKind.ENTRY, [b"x"])
+            await log.durable(place.sequence)
+        await log.close()
+        for after in (0, 63, 64, 100, 150, 180, 203, 204, 400, 500, 604):
+            if after > place.sequence:
+                continue
+            found = []
+            for near in (True, False):
+                store = Counting()
+                walk = slotlog._SlotWalk(store, a_claim(1), Asked(after, 0, False))
+                if not near:
+                    walk._start_near = lambda: False  # type: ignore[method-assign]
+                walk.start()
+                found.append((walk.slot, walk.first_sequence, walk.next_sequence))
+                if near and a_slot == 1 and after >= 180:
+                    assert max(store.shown) <= 2 * slotlog.SHORT_TAIL
+            assert found[0] == found[1], after
 
     run(main())

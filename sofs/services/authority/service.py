@@ -200,7 +200,7 @@ class AuthorityPart:
         if self._waits:
             facts.append(f"waits={self._waits}")
         if self._env.pair is not None and self._env.pair.refusal:
-            facts.append(f"refused={self._env.pair.refusal}")
+            facts.append(f"root_refused={self._env.pair.refusal}")
         if self._follower is not None:
             facts.append(f"in_step={self._follower.in_step}")
             facts.append(f"position={self._follower.state.position}")

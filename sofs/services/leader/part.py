@@ -281,6 +281,7 @@ class LeaderPart:
             slots = ",".join(f"{slot}:{m[:8]}" for slot, m in reign.state.slots().items())
             facts += [f"epoch={reign.claim.epoch}", f"slots={slots}", *reign.counters.facts()]
             facts += reign.desk.facts()
+            facts.append(f"volumes={','.join(reign.state.volumes())}")
             facts.append(f"drained={','.join(reign.state.avoided())}")
             facts.append(f"missing={','.join(reign.missing)}")
             if reign.elsewhere:

@@ -277,7 +277,7 @@ class Node:
             f"log={self.link.log_id}",
             f"authority_epoch={self.link.epoch}",
             f"authority={'connected' if self.link.connected else 'away'}",
-            *([f"refused={self.link.refused}"] if self.link.refused else []),
+            *([f"root_refused={self.link.refused}"] if self.link.refused else []),
             f"authority_calls={self.link.calls}",
             f"sessions={len(self.sessions)}",
             f"handles={len(self.table.handles)}",

@@ -135,7 +135,7 @@ async def test_parts_on_one_folder_join_and_leave_no_name(world: PairWorld) -> N
     await world.until("in step", lambda: follower.follower_in_step)
     folder = world.root / "probes" / "pair"
     await world.until("no name is left", lambda: not list(folder.iterdir()))
-    assert "refused" not in facts(node)
+    assert "root_refused" not in facts(node)
 
 
 async def test_a_node_asks_once_more_than_before_and_only_at_its_process_first_registration(
@@ -178,7 +178,7 @@ async def test_a_part_that_serves_nobody_is_no_second_party(world: PairWorld) ->
     await world.authority_on(world.view("coordinator"))
     copy = copy_of(world.root, "copy")
     node = await world.node_on(world.view("a", copy))
-    await world.until("refused", lambda: "refused" in facts(node))
+    await world.until("refused", lambda: "root_refused" in facts(node))
     await world.kill_authority()
     world.peers = [node.endpoint]
     view = world.view("coordinator")
@@ -229,11 +229,11 @@ async def test_a_full_disk_lets_parts_join(small_disk: Path) -> None:
 async def refused_node(world: PairWorld, view: View) -> str:
     """Why a node on ``view`` is refused; it holds nothing then, and clients are told."""
     node = await world.node_on(view)
-    await world.until("refused", lambda: "refused" in facts(node))
+    await world.until("refused", lambda: "root_refused" in facts(node))
     assert not connected(node)
     assert node.node is not None
     assert node.node.link.registrations == 0
-    why = facts(node)["refused"]
+    why = facts(node)["root_refused"]
     assert "BACKEND_REFUSED" in why
     assert str(view.store.root) in why or str(world.root) in why
     assert "mount the same file system for both" in why
@@ -294,9 +294,9 @@ async def test_two_overlays_of_one_folder_both_win_a_claim_and_the_probe_tells(
         won = [await view.fenced.try_claim(claim) for view in views]
         assert won == [None, None]  # The same one twice: nothing of R3 holds here.
         node = await world.node_on(views[0])
-        await world.until("refused", lambda: "refused" in facts(node))
+        await world.until("refused", lambda: "root_refused" in facts(node))
         part = await world.authority_on(views[1], "resume-key", wait=False)
-        await world.until("refused", lambda: "refused" in facts(part))
+        await world.until("refused", lambda: "root_refused" in facts(part))
         assert part.active is None
         await world.kill_authority("resume-key")
         await world.kill_node("a")
@@ -307,7 +307,7 @@ async def test_a_follower_on_a_copy_never_follows_and_never_claims(world: PairWo
     copy = copy_of(world.root, "copy")
     view = world.view("resume-key", copy)
     part = await world.authority_on(view, "resume-key", wait=False)
-    await world.until("refused", lambda: "refused" in facts(part))
+    await world.until("refused", lambda: "root_refused" in facts(part))
     assert not part.follower_in_step
     assert await view.fenced.read_claim("volume", 2) is None
 
@@ -323,7 +323,7 @@ async def test_who_is_to_claim_on_a_copy_while_a_node_of_the_original_answers_is
     world.peers = [node.endpoint]
     view = world.view("resume-key", copy)
     part = await world.authority_on(view, "resume-key", wait=False)
-    await world.until("refused", lambda: "refused" in facts(part))
+    await world.until("refused", lambda: "root_refused" in facts(part))
     assert await view.fenced.read_claim("volume", 2) is None
     # The original goes on as before.
     await world.kill_authority("resume-key")
@@ -336,10 +336,10 @@ async def test_a_refused_node_joins_when_the_other_one_has_gone(world: PairWorld
     calls = CachedAbsence()
     await world.authority_on(world.view("coordinator"))
     node = await world.node_on(world.view("a", calls=calls))
-    await world.until("refused", lambda: "refused" in facts(node))
+    await world.until("refused", lambda: "root_refused" in facts(node))
     calls._absent = NeverFull()
     await world.until("registered", lambda: connected(node))
-    assert "refused" not in facts(node)
+    assert "root_refused" not in facts(node)
 
 
 class NeverFull(set[str]):
