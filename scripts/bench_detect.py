@@ -1,6 +1,6 @@
 """How long a client takes to leave a node that is gone: from the fault to its decision.
 
-    .venv/bin/python scripts/bench_detect.py [--rounds 10]
+    .venv/bin/python scripts/bench_detect.py [--rounds 10] [--only "idle, with a witness"]
 
 Faults: the node's process killed; stopped (its sockets live on and nothing is answered); its host
 cut off (every packet from and to it is dropped, nobody is told); and only the client's own
@@ -169,6 +169,7 @@ def measure(
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--rounds", type=int, default=10)
+    parser.add_argument("--only", default="", help="clients of which the name has this in it")
     parser.add_argument("--inside", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if not options.inside:
@@ -181,6 +182,8 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder, LocalCluster(f"{folder}/root") as cluster:
         for fault in FAULTS:
             for client, (witness, writing) in CLIENTS.items():
+                if options.only not in client:
+                    continue
                 took, why = measure(cluster, fault, witness, writing, options.rounds)
                 reasons = ", ".join(f"{reason} {n}" for reason, n in sorted(why.items()))
                 print(
