@@ -1,6 +1,6 @@
 """How long a client takes to leave a node that is gone: from the fault to its decision.
 
-    .venv/bin/python scripts/bench_detect.py [--rounds 10]
+    .venv/bin/python scripts/bench_detect.py [--rounds 10] [--only "idle, with a witness"]
 
 Faults: the node's process killed; stopped (its sockets live on and nothing is answered); its host
 cut off (every packet from and to it is dropped, nobody is told); and only the client's own
@@ -33,8 +33,9 @@ CALM_S = 2.0
 FROZEN_S = 2.0  # In earnest: one that comes back within a second gets twice the limit (ADR 0010).
 
 
-def ip(*words: str) -> None:
-    subprocess.run(["ip", *words], check=True)
+def ip(*lines: str) -> None:
+    """All of it at once: what is measured begins with it."""
+    subprocess.run(["ip", "-batch", "-"], input="\n".join(lines), text=True, check=True)
 
 
 @contextlib.contextmanager
@@ -55,29 +56,27 @@ def stopped(cluster: LocalCluster, share: sofs.Share, node: str) -> Iterator[Non
 def cut_off(cluster: LocalCluster, share: sofs.Share, node: str) -> Iterator[None]:
     """One rule for both ways: whatever is sent to the host, and the host's own answers."""
     host = share.facts().address.rpartition(":")[0]
-    ip("rule", "add", "pref", "11", "from", host, "blackhole")
-    ip("rule", "add", "pref", "10", "to", host, "blackhole")
+    ip(f"rule add pref 11 from {host} blackhole", f"rule add pref 10 to {host} blackhole")
     yield
     time.sleep(FROZEN_S)
-    ip("rule", "del", "pref", "10")
-    ip("rule", "del", "pref", "11")
+    ip("rule del pref 10", "rule del pref 11")
 
 
 @contextlib.contextmanager
 def connection_dropped(cluster: LocalCluster, share: sofs.Share, node: str) -> Iterator[None]:
     """Only what this process and the node send each other is lost."""
     host, _, port = share.facts().address.rpartition(":")
-    pref = 10
-    for own in own_ports(host, int(port)):
-        rule = ("rule", "add", "pref", str(pref), "ipproto", "tcp")
-        ip(*rule, "to", host, "sport", str(own), "dport", port, "blackhole")
-        ip(*rule, "from", host, "sport", port, "dport", str(own), "blackhole")
-        pref += 1
+    ways = [
+        way
+        for own in own_ports(host, int(port))
+        for way in (f"to {host} sport {own} dport {port}", f"from {host} sport {port} dport {own}")
+    ]
+    prefs = [10 + i for i in range(len(ways))]
+    rules = zip(prefs, ways, strict=True)
+    ip(*(f"rule add pref {pref} ipproto tcp {way} blackhole" for pref, way in rules))
     yield
     time.sleep(FROZEN_S)
-    for used in range(10, pref):
-        ip("rule", "del", "pref", str(used))
-        ip("rule", "del", "pref", str(used))
+    ip(*(f"rule del pref {pref}" for pref in prefs))
 
 
 def own_ports(host: str, port: int) -> list[int]:
@@ -169,18 +168,20 @@ def measure(
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--rounds", type=int, default=10)
+    parser.add_argument("--fault", default="", help="faults of which the name has this in it")
+    parser.add_argument("--only", default="", help="clients of which the name has this in it")
     parser.add_argument("--inside", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if not options.inside:
         os.execvp("unshare", ["unshare", "--net", sys.executable, *sys.argv, "--inside"])
-    ip("link", "set", "lo", "up")
     # The kernel's own rule for local addresses comes first of all, else nothing can be dropped.
-    ip("rule", "add", "pref", "100", "lookup", "local")
-    ip("rule", "del", "pref", "0")
+    ip("link set lo up", "rule add pref 100 lookup local", "rule del pref 0")
     print(f"{'fault':20s}{'client':25s}{'rounds':>6s}{'p50':>7s}{'max':>7s} ms  decided by")
     with tempfile.TemporaryDirectory() as folder, LocalCluster(f"{folder}/root") as cluster:
-        for fault in FAULTS:
+        for fault in [fault for fault in FAULTS if options.fault in fault]:
             for client, (witness, writing) in CLIENTS.items():
+                if options.only not in client:
+                    continue
                 took, why = measure(cluster, fault, witness, writing, options.rounds)
                 reasons = ", ".join(f"{reason} {n}" for reason, n in sorted(why.items()))
                 print(
