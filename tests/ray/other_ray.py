@@ -80,9 +80,10 @@ class Guest:
     def status(self) -> Report:
         return lifecycle.status(self.run_dir, self.credential)
 
-    def lives(self) -> dict[str, str]:
-        """Part -> its incarnation."""
-        return {part.name: part.incarnation for part in self.status().parts if part.incarnation}
+    def processes(self) -> dict[str, tuple[int, int]]:
+        """Part -> its process. Lives within one may change on a loaded machine: an authority that
+        was slow is passed, and takes its volume back."""
+        return {facts.name: (facts.pid, facts.start_ticks) for facts in self.parts()}
 
     def all_run(self) -> bool:
         """Every part that is meant to be is there and answers."""

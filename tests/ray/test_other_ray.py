@@ -4,7 +4,9 @@ head dies, `sofs down` leaves Ray as it was."""
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -109,13 +111,13 @@ def test_where_ray_has_no_node_for_it_nothing_is_started(refusals: dict[str, str
 
 
 def test_a_job_starts_it_and_another_job_changes_nothing(ray: OtherRay, served: Guest) -> None:
-    before = served.lives()
+    before = served.processes()
     assert {"leader", "coordinator", "resume-key", "dns", "node-3", "witness-3"} <= set(before)
     assert "node-4" not in before
     states = {part.name: part.state for part in served.status().parts}
     assert states["node-4"] == "free"
     assert "already up" in start(ray, served)
-    assert served.lives() == before
+    assert served.processes() == before
     space = served.record.namespace
     assert {(space, name) for name in before} <= set(names(ray))
 
@@ -224,7 +226,7 @@ def leader_is_elsewhere(ray: OtherRay, served: Guest, name: str) -> Callable[[],
 def test_while_the_head_is_dead_files_are_served_and_the_next_head_adopts_everything(
     ray: OtherRay, served: Guest, open_file: OpenFile
 ) -> None:
-    before = served.lives()
+    before = served.processes()
     ray.end("ray-head")
     open_file.goes_on(served)
     until(
@@ -235,7 +237,7 @@ def test_while_the_head_is_dead_files_are_served_and_the_next_head_adopts_everyt
     open_file.goes_on(served)
     ray.start_head()
     until(served.all_run, "everything runs", served)
-    assert served.lives() == before
+    assert served.processes() == before
     served.kill("witness-1")
     until(lambda: served.listens("witness-1"), "Ray starts what was killed", served)
     open_file.goes_on(served)
@@ -249,7 +251,6 @@ def test_down_ends_exactly_its_parts_and_up_serves_the_same_files(
     nodes = ray.ask("sorted(n['NodeID'] for n in ray.nodes() if n['Alive'])")
     parts, space = served.parts(), served.record.namespace
     assert len(parts) >= 10
-    served.facts("node-2")
     done = ray.sofs("down", "--run-dir", str(served.run_dir))
     assert done.returncode == 0, done.stderr
     assert served.parts() == []
@@ -266,7 +267,9 @@ def test_down_ends_exactly_its_parts_and_up_serves_the_same_files(
 
 def test_down_with_a_dead_head_and_a_frozen_part_is_final(ray: OtherRay, served: Guest) -> None:
     parts, space = served.parts(), served.record.namespace
+    [frozen] = [facts for facts in parts if facts.name == "node-2"]
     ray.end("ray-head")
+    os.kill(frozen.pid, signal.SIGSTOP)
     done = ray.sofs("down", "--run-dir", str(served.run_dir))
     assert done.returncode == 0, done.stderr
     assert not any(map(procfile.alive, parts))
