@@ -187,6 +187,26 @@ def test_a_machine_that_joins_serves_and_one_that_is_lost_costs_no_open_file(
     open_file.goes_on(served)
 
 
+def test_a_ray_node_on_another_machine_is_refused_and_one_that_joins_later_is_left_alone(
+    ray: OtherRay, served: Guest, tmp_path: Path
+) -> None:
+    with ray.elsewhere(9) as address:
+        place = ["--root", str(tmp_path / "root"), "--run-dir", str(tmp_path / "run")]
+        done = ray.sofs("up", "--address", ray.address, *place)
+        assert done.returncode == 3
+        assert "NOT_SUPPORTED" in done.stderr
+        assert f"machine-9 at {address}" in done.stderr
+        until(
+            lambda: any(f"machine-9 ({address})" in note for note in served.status().notes),
+            "status tells of it",
+            served,
+        )
+        assert "machine-9" not in served.machines()
+        assert served.facts("node-4") is None
+        assert served.all_run()
+    assert "already up" in start(ray, served)
+
+
 def test_a_machine_that_is_about_to_leave_is_left_by_all_and_no_call_fails(
     ray: OtherRay, served: Guest, open_file: OpenFile
 ) -> None:
