@@ -20,7 +20,7 @@ from sofs.core.messages import (
     ShareInfo,
     ShareList,
 )
-from sofs.errors import BadNetworkName
+from sofs.errors import BadNetworkName, Unavailable
 from sofs.services.leader.desk import CREATE, REMOVE
 from sofs.testing import RayCluster
 
@@ -62,8 +62,16 @@ def drain(cluster: RayCluster, machine: str, avoided: bool) -> None:
 
 
 def machines(cluster: RayCluster) -> dict[str, list[str]]:
-    """Machine -> the parts that are meant for it."""
-    reply = admin.ask(str(cluster.root), cluster.credential, ListMachines(), MachineList)
+    """Machine -> the parts that are meant for it. Asked again if no leader answers: when its
+    machine is lost, Ray takes up to 15 s to know that, and then starts it elsewhere."""
+    for tries_left in (2, 1, 0):
+        try:
+            reply = admin.ask(str(cluster.root), cluster.credential, ListMachines(), MachineList)
+        except Unavailable:
+            if not tries_left:
+                raise
+        else:
+            break
     return {machine.name: machine.parts for machine in reply.machines}
 
 
