@@ -73,6 +73,8 @@ class LocalCluster:
     """Coordinator, resume-key, nodes, and if they are wanted witnesses and a DNS part, on one
     folder."""
 
+    ray: None = None  # There is none below.
+
     def __init__(
         self,
         root: str | os.PathLike[str],

@@ -378,7 +378,7 @@ def _wait_serving(run_dir: Path, record: RunRecord, credential: str, say: Say) -
             if name not in said:
                 said.add(name)
                 say(f"{name} listens at {facts[name].address}")
-        if len(ready) == len(names) and _volume_is_served(facts, credential):
+        if len(ready) == len(names) and _volume_is_served(facts, credential, failing):
             break
         if now > deadline:
             missing = [name for name in names if name not in ready] or ["an active coordinator"]
@@ -418,10 +418,26 @@ def _problem_of(part: ProcFacts) -> SofsError:
     return error_from_code(code, f"{part.name} cannot start: {message or part.problem}")
 
 
-def _volume_is_served(facts: Mapping[str, ProcFacts], credential: str) -> bool:
+def _volume_is_served(
+    facts: Mapping[str, ProcFacts], credential: str, failing: dict[str, float]
+) -> bool:
+    """Is one of the authorities active? ``failing``: since when parts have said that they cannot
+    be; raises what one has said for PROBLEM_S_MAX."""
     asked = [facts[name] for name in ("coordinator", "resume-key") if name in facts]
-    states = asyncio.run(_states(asked, credential))
-    return any(isinstance(state, PartStateReply) and state.state == "active" for state in states)
+    now = time.monotonic()
+    for part, state in zip(asked, asyncio.run(_states(asked, credential)), strict=True):
+        if not isinstance(state, PartStateReply):
+            continue
+        if state.state == "active":
+            return True
+        told = dict(fact.split("=", 1) for fact in state.facts if "=" in fact)
+        problem = told.get("corrupt") or told.get("waits")
+        key = f"{part.name} serves nothing"
+        if not problem:
+            failing.pop(key, None)
+        elif now - failing.setdefault(key, now) > PROBLEM_S_MAX:
+            raise _problem_of(replace(part, problem=problem))
+    return False
 
 
 # Down -------------------------------------------------------------------------------------------

@@ -242,6 +242,19 @@ class RayCluster:
         it die with it, but for what the kernel keeps of them a moment longer."""
         ray_cluster.end_node(self.run_dir, name, self.up.record.run_id)
 
+    def kill_head(self) -> None:
+        """SIGKILL the Ray head; from now on nothing that crashes is started again."""
+        self.kill_ray(ray_cluster.HEAD)
+
+    def start_head(self) -> None:
+        """Start the head again in place, as `sofs up` does."""
+        self.start()
+
+    @property
+    def ray(self) -> RayCluster:
+        """What is below the parts: this very object kills and starts its head."""
+        return self
+
     def _wait_gone(self, processes: list[ProcFacts]) -> None:
         left = procfile.wait_gone(processes, GONE_S_MAX)
         if left:

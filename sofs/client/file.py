@@ -546,7 +546,8 @@ class AsyncFile:
         """Unlock ``drop``, find ``test`` free (without keeping it) and lock ``take``, in one step:
         LockNotGranted (when ``wait_ms`` passed) and RangeNotLocked leave everything as it was.
         Earlier writes land first. ``read``: (length, offset) of bytes to bring along; ``beside``:
-        the path of a file to look at, too."""
+        the path of a file to look at, too. Of a call that is cancelled after it took effect,
+        ``take`` is given back; ``drop`` stays free, since somebody else may hold it by then."""
         self.check()
         ranges = [*drop, *test, *take]
         if not 0 < len(ranges) <= LOCK_RANGES_MAX:

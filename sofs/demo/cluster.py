@@ -9,10 +9,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Protocol, cast
+from typing import Any, Final, Protocol, cast
 
 import sofs.testing
 from sofs.errors import NotSupported
+
+RAY_HEAD: Final = "Ray head"
 
 
 class PartConfigured(Protocol):
@@ -25,11 +27,25 @@ class PartConfigured(Protocol):
 
 class NamedPart(Protocol):
     @property
+    def pid(self) -> int: ...
+
+    @property
     def config(self) -> PartConfigured: ...
 
 
+class Ray(Protocol):
+    """The Ray below a cluster."""
+
+    def kill_head(self) -> None: ...
+
+    def start_head(self) -> None: ...
+
+
 class Cluster(Protocol):
-    """What the demo asks of a cluster."""
+    """What the demo asks of a cluster. ``ray``: None when nobody but SOFS is below it."""
+
+    @property
+    def ray(self) -> Ray | None: ...
 
     @property
     def credential(self) -> str: ...
@@ -59,6 +75,9 @@ class Cluster(Protocol):
 
     def url_from(self, first: str) -> str: ...
 
+    @property
+    def dns_url(self) -> str: ...
+
     def node_at(self, address: str) -> str: ...
 
 
@@ -69,7 +88,7 @@ def ray_is_there() -> bool:
 def make_cluster(root: Path, *, nodes: int, ray: bool) -> Cluster:
     """Return a cluster that starts when it is entered."""
     if not ray:
-        return cast(Cluster, sofs.testing.LocalCluster(root, nodes=nodes))
+        return cast(Cluster, sofs.testing.LocalCluster(root, nodes=nodes, dns=True))
     kind: Any = getattr(sofs.testing, "RayCluster", None)
     if kind is None:
         raise NotSupported("there is no Ray cluster in this installation; use --no-ray")

@@ -2,7 +2,9 @@
 
 A fault hits when calls are in flight and its target is up. It is over when every activity has
 finished the step it was in and one more; a frozen process is thawed then, and waited for again,
-because a server that wakes up and believes itself alive is the harder half.
+because a server that wakes up and believes itself alive is the harder half. The Ray head comes
+last: it stays dead for a while, nothing restarts what crashes then, and when it is started again it
+must adopt the parts that went on without it.
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ from typing import Final
 
 from sofs.client.sync import Share
 from sofs.demo.activity import Activity
-from sofs.demo.cluster import Cluster, parts_of
+from sofs.demo.cluster import RAY_HEAD, Cluster, parts_of
 from sofs.demo.meter import Meter
 from sofs.errors import DeadlineExceeded
 
@@ -24,16 +26,30 @@ BASELINE_S: Final = 3.0
 SETTLE_S: Final = 1.5  # Between faults: life as usual.
 THAW_AFTER_S: Final = 1.5
 STEPS_AFTER: Final = 2
+HEADLESS_S: Final = 4.0  # Longer than Ray takes to start again what it watches.
 SERVING: Final = "serving node"
-FAULTS: Final = (
+FAULTS: Final[tuple[tuple[str, str], ...]] = (
     ("SIGKILL", SERVING),
     ("SIGKILL", "coordinator"),
     ("SIGKILL", "resume-key"),
     ("SIGKILL", "witness"),
     ("SIGKILL", "leader"),
+    ("SIGKILL", "dns"),
     ("SIGSTOP", SERVING),
+    ("SIGKILL", RAY_HEAD),
 )
-SHORT_FAULTS: Final = (("SIGKILL", SERVING), ("SIGKILL", "coordinator"), ("SIGSTOP", SERVING))
+SHORT_FAULTS: Final[tuple[tuple[str, str], ...]] = (
+    ("SIGKILL", SERVING),
+    ("SIGKILL", "coordinator"),
+    ("SIGSTOP", SERVING),
+    ("SIGKILL", RAY_HEAD),
+)
+
+
+def faults_of(*, short: bool, ray: bool) -> tuple[tuple[str, str], ...]:
+    """The script: what has no Ray has no head to lose."""
+    script = SHORT_FAULTS if short else FAULTS
+    return tuple(each for each in script if ray or each[1] != RAY_HEAD)
 
 
 @dataclass
@@ -85,12 +101,18 @@ class FaultScript:
         self._served = served
         self._say = say
         self.done: list[Fault] = []
+        self.broken: list[str] = []
         self.baseline: Baseline | None = None
 
     def roles_missing(self) -> list[str]:
         """Roles of the script that this cluster does not have."""
         wanted = [role for _, role in self._faults]
-        return [role for role in wanted if role != SERVING and not parts_of(self._cluster, role)]
+        return [role for role in wanted if not self._has(role)]
+
+    def _has(self, role: str) -> bool:
+        if role == RAY_HEAD:
+            return self._cluster.ray is not None
+        return role == SERVING or bool(parts_of(self._cluster, role))
 
     def run(self, rounds: int, until: float) -> None:
         """Apply every fault ``rounds`` times, as far as they begin before ``until``
@@ -99,7 +121,7 @@ class FaultScript:
         for signal, role in self._faults * rounds:
             if time.monotonic() >= until or any(a.errors for a in self._activities):
                 return
-            if role == SERVING or parts_of(self._cluster, role):
+            if self._has(role):
                 self._cluster.wait_ready()
                 time.sleep(SETTLE_S)
                 self._apply(signal, role)
@@ -122,6 +144,8 @@ class FaultScript:
         ]
 
     def _target(self, role: str) -> str:
+        if role == RAY_HEAD:
+            return RAY_HEAD
         if role != SERVING:
             named = parts_of(self._cluster, role)
             watching = self._served().facts().witness_address  # Better one that somebody uses.
@@ -142,7 +166,7 @@ class FaultScript:
         fault.in_flight = self._wait_in_flight()
         fault.began = time.monotonic()
         frozen = signal == "SIGSTOP"
-        (self._cluster.freeze if frozen else self._cluster.kill)(fault.target)
+        self._strike(fault, frozen)
         self._say(f"{fault.title}: {fault.in_flight} operations in flight")
         try:
             self._wait_recovered(goals)
@@ -151,6 +175,8 @@ class FaultScript:
         finally:
             if frozen:
                 self._cluster.thaw(fault.target)
+        if role == RAY_HEAD:
+            self._bring_head_back()
         if frozen:
             self._say(f"SIGCONT {fault.target}: it wakes up and finds that it was replaced")
             self._wait_recovered({a: a.steps + STEPS_AFTER for a in self._activities})
@@ -161,6 +187,30 @@ class FaultScript:
             f"all {len(self._activities)} clients are {STEPS_AFTER} steps further;"
             f" the longest call took {fault.longest_s * 1e3:.0f} ms ({fault.longest_call})"
         )
+
+    def _strike(self, fault: Fault, frozen: bool) -> None:
+        ray = self._cluster.ray
+        if fault.role == RAY_HEAD and ray is not None:
+            ray.kill_head()
+        else:
+            (self._cluster.freeze if frozen else self._cluster.kill)(fault.target)
+
+    def _bring_head_back(self) -> None:
+        """Work goes on without a head; then a new one must take over what runs, as it runs."""
+        ray = self._cluster.ray
+        assert ray is not None, "only who has a head is asked to lose it"
+        before = {name: part.pid for name, part in self._cluster.parts.items()}
+        time.sleep(HEADLESS_S)
+        self._wait_recovered({a: a.steps + STEPS_AFTER for a in self._activities})
+        self._say(f"no Ray head for {HEADLESS_S:.0f} s: all went on; starting a new one")
+        ray.start_head()
+        self._wait_recovered({a: a.steps + STEPS_AFTER for a in self._activities})
+        after = {name: part.pid for name, part in self._cluster.parts.items()}
+        changed = [name for name, pid in before.items() if after[name] != pid]
+        if changed:
+            self.broken.append(f"the new Ray head started anew: {', '.join(changed)}")
+        else:
+            self._say(f"the new Ray head adopted all {len(after)} parts as they ran")
 
     def _wait_in_flight(self) -> int:
         end = time.monotonic() + IN_FLIGHT_S_MAX

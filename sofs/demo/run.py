@@ -23,7 +23,7 @@ from sofs.client.sync import Share, connect
 from sofs.demo.activity import Activity
 from sofs.demo.bank import Teller, examine_bank, found_bank
 from sofs.demo.cluster import Cluster, make_cluster, parts_of, ray_is_there
-from sofs.demo.faults import FAULTS, SHORT_FAULTS, FaultScript
+from sofs.demo.faults import FaultScript, faults_of
 from sofs.demo.meter import Meter, timed_share
 from sofs.demo.report import Narrator, Outcome, print_outcome, write_json
 from sofs.demo.tree import Comparer, Copier, Tree
@@ -87,7 +87,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--short",
         action="store_true",
-        help=f"three faults and {SHORT_FILES} files of the tree: the part that takes no patience",
+        help=f"few faults and {SHORT_FILES} files of the tree: the part that takes no patience",
     )
     parser.add_argument(
         "--seconds",
@@ -162,7 +162,7 @@ class Demo:
         seconds = options.seconds or (SHORT_SECONDS if short else SECONDS)
         self._folder = folder
         self._rounds = options.rounds
-        self._faults = SHORT_FAULTS if short else FAULTS
+        self._faults = faults_of(short=short, ray=ray)
         self._files_max = SHORT_FILES if short else None
         self._ray = ray
         self._end = narrator.began + seconds
@@ -227,6 +227,7 @@ class Demo:
             self._outcome.baseline = script.baseline
             self._outcome.faults = script.done
             self._outcome.not_reached = script.not_reached()
+            self._outcome.broken += script.broken
             for activity in activities:
                 activity.end()
         self._join(activities)
@@ -266,8 +267,10 @@ class Demo:
 
     def _check(self, cluster: Cluster) -> None:
         outcome, tree = self._outcome, self._tree
-        self._say("checking bank and audit through another client")
-        with self._connector(cluster, 1)() as share:
+        self._say(f"checking bank and audit through another client, by name: {cluster.dns_url}")
+        with timed_share(connect(cluster.dns_url, credential=cluster.credential), self._meter) as (
+            share
+        ):
             outcome.bank = examine_bank(share, self._tellers)
         copied = tree.copied()
         self._say(f"reading {len(copied)} files back through other nodes")

@@ -12,7 +12,7 @@ from sofs.testing import LocalCluster
 
 from .runner import Runner
 from .test_kill_loop import workers_on
-from .workloads import verify_counter
+from .workloads import verify
 
 pytestmark = [pytest.mark.chaos, pytest.mark.timeout(600)]
 
@@ -43,8 +43,6 @@ def test_a_volume_on_s3_loses_nothing_while_its_nodes_and_authority_are_killed(
             wrong = runner.errors()
             if not wrong:
                 with sofs.connect(cluster.url, credential=cluster.credential) as share:
-                    for worker in workers:
-                        wrong += worker.verify(share)
-                    wrong += verify_counter(workers, share)
+                    wrong += verify(workers, share)
             assert not wrong, f"seed {seed}: {wrong}\n{cluster.last_words()}"
             assert len(runner.rounds) == rounds

@@ -75,6 +75,7 @@ class AuthorityPart:
         self._taking_over = False
         self._step = ""  # What the take-over does now.
         self._problem = ""  # Why the volume could not be recovered, at the last try.
+        self._waits = ""  # Why it cannot serve for now: the disk is full.
         self._lives = 0
         self._trace = NO_CONTEXT  # Of the take-over under way.
         self.takeovers: list[TakeOverTimes] = []
@@ -168,6 +169,8 @@ class AuthorityPart:
             facts.append(f"step={self._step}")
         if self._problem:
             facts.append(f"corrupt={self._problem}")
+        if self._waits:
+            facts.append(f"waits={self._waits}")
         if self._follower is not None:
             facts.append(f"in_step={self._follower.in_step}")
             facts.append(f"position={self._follower.state.position}")
@@ -188,6 +191,8 @@ class AuthorityPart:
                 backoff = LIFE_BACKOFF_MS_MAX
             except SofsError as error:
                 log.warning("life of %s ended: %s", self._env.settings.part, error)
+                if isinstance(error, DiskFull):
+                    self._waits = str(error)
             finally:
                 await self._drop_life()
             if self._env.clock.monotonic_ms() - started > 5_000:
@@ -269,6 +274,7 @@ class AuthorityPart:
         except DiskFull as error:
             # Who cannot write a log must not fence its owner; what was followed is kept.
             log.warning("%s claims nothing: %s", env.settings.part, error)
+            self._waits = str(error)
             await env.clock.sleep_ms(limit)
             return None
         claim = Claim(
@@ -346,7 +352,7 @@ class AuthorityPart:
             raise
         self._active = active
         self._taking_over = False
-        self._problem = ""
+        self._problem = self._waits = ""
         self.became_active.set()
         times = TakeOverTimes(
             claim.epoch,
