@@ -55,10 +55,6 @@ def guest(ray: OtherRay, refusals: dict[str, str]) -> Iterator[Guest]:
     made = Guest(folder)
     for number in (1, 2, 3):
         ray.add(number)
-    ray.ask(
-        "str(ray.remote(num_cpus=0)(type('A', (), {})).options("
-        f"name={OTHERS_ACTOR!r}, namespace='theirs', lifetime='detached').remote())"
-    )
     try:
         start(ray, made)
         yield made
@@ -128,7 +124,7 @@ def test_a_job_uses_it_while_the_nodes_are_killed(ray: OtherRay, served: Guest) 
         [
             *("--working-dir", str(JOBS)),
             *("--runtime-env-json", json.dumps({"env_vars": credential}), "--"),
-            *(sys.executable, "use_sofs.py", "--url", served.url, "--seconds", "12"),
+            *(sys.executable, "use_sofs.py", "--url", served.url, "--until", "/enough"),
         ]
     )
     try:
@@ -137,6 +133,7 @@ def test_a_job_uses_it_while_the_nodes_are_killed(ray: OtherRay, served: Guest) 
                 until(lambda: grows(share), "the job writes", served)
                 served.kill(f"node-{number}")
                 until(lambda n=number: served.listens(f"node-{n}"), "it is back", served)  # type: ignore[misc]
+            share.write_file("/enough", b"")
         said, _ = job.communicate(timeout=120)
     finally:
         job.kill()
@@ -268,6 +265,10 @@ def test_down_ends_exactly_its_parts_and_up_serves_the_same_files(
 ) -> None:
     with sofs.connect(served.url, credential=served.credential) as share:
         share.write_file("/kept", b"over down and up")
+    ray.ask(
+        "str(ray.remote(num_cpus=0)(type('A', (), {})).options("
+        f"name={OTHERS_ACTOR!r}, namespace='theirs', lifetime='detached').remote())"
+    )
     nodes = ray.ask("sorted(n['NodeID'] for n in ray.nodes() if n['Alive'])")
     parts, space = served.parts(), served.record.namespace
     assert len(parts) >= 10
