@@ -25,6 +25,7 @@ import ray
 import sofs
 
 RECORD_BYTES = 4096
+LOOK_RECORDS = 16  # Between two looks whether it is over.
 READ_RECORDS = 256  # In one read: 1 MiB.
 FOLDER = "/jobs"
 
@@ -38,19 +39,30 @@ def record(writer: int, number: int) -> bytes:
 class Writer:
     """A process of this job somewhere in the Ray cluster, with one file that stays open."""
 
-    def run(self, url: str, writer: int, seconds: float) -> dict[str, Any]:
+    def run(self, url: str, writer: int, seconds: float, until: str) -> dict[str, Any]:
         longest_s = 0.0
         number = 0
         with sofs.connect(url) as share:
             with share.open(f"{FOLDER}/writer-{writer}", "w+b") as file:
                 end = time.monotonic() + seconds
-                while time.monotonic() < end:
+                while number % LOOK_RECORDS or not over(share, end, until):
                     began = time.monotonic()
                     file.append(record(writer, number))
                     longest_s = max(longest_s, time.monotonic() - began)
                     number += 1
             failovers = len(share.failovers())
         return {"records": number, "failovers": failovers, "longest_ms": round(longest_s * 1000)}
+
+
+def over(share: sofs.Share, end: float, until: str) -> bool:
+    """Is the time over, or the file there that says so?"""
+    if not until:
+        return time.monotonic() >= end
+    try:
+        share.stat(until)
+    except FileNotFoundError:
+        return False
+    return True
 
 
 def missing(share: sofs.Share, writer: int, records: int) -> str:
@@ -69,14 +81,16 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="Write to a share from a Ray job, and check it.")
     parser.add_argument("--url", required=True, help="as `sofs up` printed it")
     parser.add_argument("--writers", type=int, default=2)
-    parser.add_argument("--seconds", type=float, default=10.0)
+    parser.add_argument("--seconds", type=float, default=10.0, help="how long (default 10)")
+    parser.add_argument("--until", default="", help="or until a file of this name is on the share")
     options = parser.parse_args()
     ray.init()  # A job finds its cluster by itself.
     with sofs.connect(options.url) as share:
         with contextlib.suppress(FileExistsError):
             share.mkdir(FOLDER)
         writers = [Writer.remote() for _ in range(options.writers)]
-        running = [w.run.remote(options.url, n, options.seconds) for n, w in enumerate(writers)]
+        given = (options.seconds, options.until)
+        running = [w.run.remote(options.url, n, *given) for n, w in enumerate(writers)]
         print("writing", flush=True)
         done = ray.get(running)
         wrong = [missing(share, n, facts["records"]) for n, facts in enumerate(done)]

@@ -169,15 +169,16 @@ def write_run(run_dir: Path, record: RunRecord) -> None:
 
 
 def must_end(run_dir: Path, run_id: str, leader: bool) -> bool:
-    """Did `sofs down` tell the leader, or all parts, of this run to end for good? A run directory
-    that is gone, or cannot be read, tells nobody anything."""
+    """Did `sofs down` tell the leader, or all parts, of this run to end for good, or is the next
+    run there already? A run directory that is gone, or cannot be read, tells nobody anything."""
     try:
         record = read_run(run_dir)
     except FormatRefused:
         return False
-    if record is None or record.run_id != run_id:
+    if record is None:
         return False
-    return record.ending == ALL_END or (leader and record.ending == LEADER_ENDS)
+    words = (LEADER_ENDS, ALL_END) if leader else (ALL_END,)
+    return record.run_id != run_id or record.ending in words
 
 
 def find_run_dir(

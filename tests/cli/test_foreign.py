@@ -83,7 +83,7 @@ def test_each_run_has_its_own_names_in_a_ray_cluster_of_others(tmp_path: Path) -
     assert replace(first, foreign=False).namespace == "sofs"
 
 
-def test_the_leader_ends_first_and_only_those_of_this_run_end(tmp_path: Path) -> None:
+def test_the_leader_is_told_first_and_whoever_is_of_an_older_run_ends_too(tmp_path: Path) -> None:
     assert not rundir.must_end(tmp_path, RUN, leader=True)  # There is no run directory any more.
     run = record(tmp_path)
     for word, ends in (("", []), (LEADER_ENDS, [True]), (ALL_END, [True, False])):
@@ -91,7 +91,8 @@ def test_the_leader_ends_first_and_only_those_of_this_run_end(tmp_path: Path) ->
         rundir.write_run(tmp_path, run)
         found = [leader for leader in (True, False) if rundir.must_end(tmp_path, RUN, leader)]
         assert found == ends
-    assert not rundir.must_end(tmp_path, "00" * 16, leader=True)
+    rundir.write_run(tmp_path, replace(run, ending=""))
+    assert rundir.must_end(tmp_path, "00" * 16, leader=False)
 
 
 def sleeper(run_dir: Path, name: str) -> subprocess.Popen[bytes]:

@@ -16,10 +16,13 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
+
+import pytest
 
 import sofs
 from sofs.actors import admin, lifecycle, procfile, ray_cluster, rundir
@@ -34,6 +37,8 @@ from sofs.rpc.credential import CREDENTIAL_FILE, read_credential
 PACKAGE = str(Path(sofs.__file__).parents[1])
 START_S_MAX = 120.0
 TRIES = 3
+VETH = "sofs-veth"
+NET = "10.77.9"
 
 
 class Guest:
@@ -80,9 +85,10 @@ class Guest:
     def status(self) -> Report:
         return lifecycle.status(self.run_dir, self.credential)
 
-    def lives(self) -> dict[str, str]:
-        """Part -> its incarnation."""
-        return {part.name: part.incarnation for part in self.status().parts if part.incarnation}
+    def processes(self) -> dict[str, tuple[int, int]]:
+        """Part -> its process. Lives within one may change on a loaded machine: an authority that
+        was slow is passed, and takes its volume back."""
+        return {facts.name: (facts.pid, facts.start_ticks) for facts in self.parts()}
 
     def all_run(self) -> bool:
         """Every part that is meant to be is there and answers."""
@@ -166,6 +172,38 @@ class OtherRay:
     # Ray nodes
     # ----------------------------------------------------------------------------------------
 
+    @contextmanager
+    def elsewhere(self, number: int) -> Iterator[str]:
+        """A Ray node on what Ray takes for another machine: a network namespace, where the
+        loopback is another one. Yields its address; skips where namespaces are not allowed."""
+        if shutil.which("ip") is None:
+            pytest.skip("there is no `ip` here (Debian: iproute2)")
+        space = f"sofs-{self.run[:6]}"
+        inside = ["ip", "-n", space]
+        steps = [
+            ["ip", "netns", "add", space],
+            [
+                *("ip", "link", "add", VETH, "type", "veth"),
+                *("peer", "name", "eth0", "netns", space),
+            ],
+            ["ip", "addr", "add", f"{NET}.1/24", "dev", VETH],
+            ["ip", "link", "set", VETH, "up"],
+            [*inside, "addr", "add", f"{NET}.2/24", "dev", "eth0"],
+            [*inside, "link", "set", "eth0", "up"],
+            [*inside, "link", "set", "lo", "up"],
+            [*inside, "route", "add", "default", "via", f"{NET}.1"],
+        ]
+        try:
+            for step in steps:
+                if subprocess.run(step, capture_output=True).returncode != 0:
+                    pytest.skip(f"not permitted here: {' '.join(step)}")
+            self.add(number, prefix=["ip", "netns", "exec", space], host=f"{NET}.2")
+            yield f"{NET}.2"
+        finally:
+            self.end(f"{RAY_NODE}-{number}")
+            subprocess.run(["ip", "netns", "del", space], capture_output=True)
+            subprocess.run(["ip", "link", "del", VETH], capture_output=True)
+
     def start_head(self) -> None:
         """The head, or a new one on the tables of one that died."""
         (self.folder / "t" / "ray_current_cluster").unlink(missing_ok=True)
@@ -180,17 +218,19 @@ class OtherRay:
         text = self._start(HEAD, HEAD, arguments)
         self.address = ray_cluster._own_address(text, self.port)
 
-    def add(self, number: int, resource: str = "sofs_node") -> None:
-        """A Ray node that joins."""
+    def add(self, number: int, *, prefix: Sequence[str] = (), host: str = "127.0.0.1") -> None:
+        """A Ray node that joins. ``prefix``: what it is started by; ``host``: its own address."""
         self.end(f"{RAY_NODE}-{number}")  # What is left of a former one.
         self._start(
             f"{RAY_NODE}-{number}",
             RAY_NODE,
             [
                 f"--address={self.address}",
-                f"--resources={json.dumps({resource: 1})}",
+                '--resources={"sofs_node": 1}',
                 f"--labels=sofs/name=machine-{number}",
             ],
+            prefix,
+            host,
         )
 
     def end(self, name: str) -> None:
@@ -206,8 +246,15 @@ class OtherRay:
         logs = [path.read_text(errors="replace")[-2000:] for path in self.folder.glob("*.log")]
         return "\n".join([*logs, f"alive: {list(ray_cluster.ray_nodes(self.folder))}"])
 
-    def _start(self, name: str, role: str, arguments: Sequence[str]) -> str:
-        common = ["start", "--block", "--node-ip-address=127.0.0.1", "--num-cpus=0"]
+    def _start(
+        self,
+        name: str,
+        role: str,
+        arguments: Sequence[str],
+        prefix: Sequence[str] = (),
+        host: str = "127.0.0.1",
+    ) -> str:
+        common = ["start", "--block", f"--node-ip-address={host}", "--num-cpus=0"]
         common += [f"--object-store-memory={ray_cluster.OBJECT_STORE_BYTES}"]
         common += ["--disable-usage-stats", "--include-log-monitor=false", "--log-color=false"]
         common.append("--dashboard-agent-listen-port=0")  # Other Ray clusters have the usual one.
@@ -217,7 +264,13 @@ class OtherRay:
         for _ in range(TRIES):
             with open(log, "wb") as output:
                 process = subprocess.Popen(
-                    [sys.executable, "-m", "sofs.actors.ray_node", json.dumps(asdict(order))],
+                    [
+                        *prefix,
+                        sys.executable,
+                        "-m",
+                        "sofs.actors.ray_node",
+                        json.dumps(asdict(order)),
+                    ],
                     stdin=subprocess.DEVNULL,
                     stdout=output,
                     stderr=subprocess.STDOUT,

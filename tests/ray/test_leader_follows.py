@@ -10,7 +10,7 @@ import pytest
 from open_file import OpenFile, until
 
 import sofs
-from sofs.actors import admin
+from sofs.actors import admin, foreign
 from sofs.core.messages import (
     ChangeMachine,
     ChangeShare,
@@ -20,7 +20,7 @@ from sofs.core.messages import (
     ShareInfo,
     ShareList,
 )
-from sofs.errors import BadNetworkName
+from sofs.errors import BadNetworkName, Unavailable
 from sofs.services.leader.desk import CREATE, REMOVE
 from sofs.testing import RayCluster
 
@@ -62,8 +62,16 @@ def drain(cluster: RayCluster, machine: str, avoided: bool) -> None:
 
 
 def machines(cluster: RayCluster) -> dict[str, list[str]]:
-    """Machine -> the parts that are meant for it."""
-    reply = admin.ask(str(cluster.root), cluster.credential, ListMachines(), MachineList)
+    """Machine -> the parts that are meant for it. Asked again if no leader answers: when its
+    machine is lost, Ray takes up to 15 s to know that, and then starts it elsewhere."""
+    for tries_left in (2, 1, 0):
+        try:
+            reply = admin.ask(str(cluster.root), cluster.credential, ListMachines(), MachineList)
+        except Unavailable:
+            if not tries_left:
+                raise
+        else:
+            break
     return {machine.name: machine.parts for machine in reply.machines}
 
 
@@ -122,6 +130,21 @@ def test_a_machine_is_drained_and_resumed_under_an_open_file(
     drain(cluster, machine, False)
     until(lambda: len(machines(cluster)[machine]) == 2, f"{machine} serves again", cluster)
     until(lambda: all_run(cluster), "everything runs again", cluster)
+    open_file.goes_on(cluster)
+
+
+def test_a_machine_that_left_as_announced_is_brought_back_by_up(
+    cluster: RayCluster, open_file: OpenFile
+) -> None:
+    until(lambda: all_run(cluster), "everything runs", cluster)
+    foreign.leave(cluster.run_dir, cluster.up.record, "machine-2", 60)
+    until(lambda: "machine-2" not in machines(cluster), "it is empty and gone", cluster)
+    open_file.goes_on(cluster)
+    states = {part.name: part.state for part in cluster.status().parts}
+    assert states["ray-node-2"] == "dead"  # Its raylet has ended; what started it has not.
+    cluster.revive()
+    assert cluster.up.started == ["ray-node-2"]
+    until(lambda: len(machines(cluster)["machine-2"]) >= 2, "it serves again", cluster)
     open_file.goes_on(cluster)
 
 

@@ -4,7 +4,9 @@ head dies, `sofs down` leaves Ray as it was."""
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -53,10 +55,6 @@ def guest(ray: OtherRay, refusals: dict[str, str]) -> Iterator[Guest]:
     made = Guest(folder)
     for number in (1, 2, 3):
         ray.add(number)
-    ray.ask(
-        "str(ray.remote(num_cpus=0)(type('A', (), {})).options("
-        f"name={OTHERS_ACTOR!r}, namespace='theirs', lifetime='detached').remote())"
-    )
     try:
         start(ray, made)
         yield made
@@ -109,13 +107,13 @@ def test_where_ray_has_no_node_for_it_nothing_is_started(refusals: dict[str, str
 
 
 def test_a_job_starts_it_and_another_job_changes_nothing(ray: OtherRay, served: Guest) -> None:
-    before = served.lives()
+    before = served.processes()
     assert {"leader", "coordinator", "resume-key", "dns", "node-3", "witness-3"} <= set(before)
     assert "node-4" not in before
     states = {part.name: part.state for part in served.status().parts}
     assert states["node-4"] == "free"
     assert "already up" in start(ray, served)
-    assert served.lives() == before
+    assert served.processes() == before
     space = served.record.namespace
     assert {(space, name) for name in before} <= set(names(ray))
 
@@ -126,7 +124,7 @@ def test_a_job_uses_it_while_the_nodes_are_killed(ray: OtherRay, served: Guest) 
         [
             *("--working-dir", str(JOBS)),
             *("--runtime-env-json", json.dumps({"env_vars": credential}), "--"),
-            *(sys.executable, "use_sofs.py", "--url", served.url, "--seconds", "12"),
+            *(sys.executable, "use_sofs.py", "--url", served.url, "--until", "/enough"),
         ]
     )
     try:
@@ -135,6 +133,7 @@ def test_a_job_uses_it_while_the_nodes_are_killed(ray: OtherRay, served: Guest) 
                 until(lambda: grows(share), "the job writes", served)
                 served.kill(f"node-{number}")
                 until(lambda n=number: served.listens(f"node-{n}"), "it is back", served)  # type: ignore[misc]
+            share.write_file("/enough", b"")
         said, _ = job.communicate(timeout=120)
     finally:
         job.kill()
@@ -185,6 +184,26 @@ def test_a_machine_that_joins_serves_and_one_that_is_lost_costs_no_open_file(
     open_file.goes_on(served)
 
 
+def test_a_ray_node_on_another_machine_is_refused_and_one_that_joins_later_is_left_alone(
+    ray: OtherRay, served: Guest, tmp_path: Path
+) -> None:
+    with ray.elsewhere(9) as address:
+        place = ["--root", str(tmp_path / "root"), "--run-dir", str(tmp_path / "run")]
+        done = ray.sofs("up", "--address", ray.address, *place)
+        assert done.returncode == 3
+        assert "NOT_SUPPORTED" in done.stderr
+        assert f"machine-9 at {address}" in done.stderr
+        until(
+            lambda: any(f"machine-9 ({address})" in note for note in served.status().notes),
+            "status tells of it",
+            served,
+        )
+        assert "machine-9" not in served.machines()
+        assert served.facts("node-4") is None
+        assert served.all_run()
+    assert "already up" in start(ray, served)
+
+
 def test_a_machine_that_is_about_to_leave_is_left_by_all_and_no_call_fails(
     ray: OtherRay, served: Guest, open_file: OpenFile
 ) -> None:
@@ -224,7 +243,7 @@ def leader_is_elsewhere(ray: OtherRay, served: Guest, name: str) -> Callable[[],
 def test_while_the_head_is_dead_files_are_served_and_the_next_head_adopts_everything(
     ray: OtherRay, served: Guest, open_file: OpenFile
 ) -> None:
-    before = served.lives()
+    before = served.processes()
     ray.end("ray-head")
     open_file.goes_on(served)
     until(
@@ -235,7 +254,7 @@ def test_while_the_head_is_dead_files_are_served_and_the_next_head_adopts_everyt
     open_file.goes_on(served)
     ray.start_head()
     until(served.all_run, "everything runs", served)
-    assert served.lives() == before
+    assert served.processes() == before
     served.kill("witness-1")
     until(lambda: served.listens("witness-1"), "Ray starts what was killed", served)
     open_file.goes_on(served)
@@ -246,10 +265,13 @@ def test_down_ends_exactly_its_parts_and_up_serves_the_same_files(
 ) -> None:
     with sofs.connect(served.url, credential=served.credential) as share:
         share.write_file("/kept", b"over down and up")
+    ray.ask(
+        "str(ray.remote(num_cpus=0)(type('A', (), {})).options("
+        f"name={OTHERS_ACTOR!r}, namespace='theirs', lifetime='detached').remote())"
+    )
     nodes = ray.ask("sorted(n['NodeID'] for n in ray.nodes() if n['Alive'])")
     parts, space = served.parts(), served.record.namespace
     assert len(parts) >= 10
-    served.facts("node-2")
     done = ray.sofs("down", "--run-dir", str(served.run_dir))
     assert done.returncode == 0, done.stderr
     assert served.parts() == []
@@ -266,7 +288,9 @@ def test_down_ends_exactly_its_parts_and_up_serves_the_same_files(
 
 def test_down_with_a_dead_head_and_a_frozen_part_is_final(ray: OtherRay, served: Guest) -> None:
     parts, space = served.parts(), served.record.namespace
+    [frozen] = [facts for facts in parts if facts.name == "node-2"]
     ray.end("ray-head")
+    os.kill(frozen.pid, signal.SIGSTOP)
     done = ray.sofs("down", "--run-dir", str(served.run_dir))
     assert done.returncode == 0, done.stderr
     assert not any(map(procfile.alive, parts))
