@@ -17,7 +17,7 @@ from .workloads import verify
 pytestmark = [pytest.mark.chaos, pytest.mark.timeout(600)]
 
 FAULTS = [("kill", "node"), ("kill", "coordinator"), ("kill", "resume-key"), ("freeze", "node")]
-SHORT_ROUNDS = 6
+SHORT_ROUNDS = 4
 
 
 def test_a_volume_on_s3_loses_nothing_while_its_nodes_and_authority_are_killed(
