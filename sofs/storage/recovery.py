@@ -228,7 +228,7 @@ class StoreRecovery:
                 start = max(start, checkpoint.position.sequence)
             wanted = [record for record in records if record.sequence > start]
             if len(wanted) != max(0, through_sequence - start):
-                problem = f"records between {start + 1} and {through_sequence} were deleted"
+                problem = f"records above {start} were deleted"
                 continue
             if checkpoint is not None:
                 image = await self._fenced.get_object(checkpoint.key)

@@ -280,13 +280,15 @@ class Follower:
 
     async def _damaged(self, channel: Channel, through_sequence: int, error: Corrupt) -> None:
         """What the owner would be recovered from cannot be read: tell it, since it still has the
-        state in memory. Only at the second time: a living owner may delete while it is read."""
-        log.error("$corrupt: %s cannot be followed: %s", self._owner.part, error)
-        again, self._unreadable = self._unreadable, re.split("[:;]", error.message)[0]
-        await self._env.clock.sleep_ms(DAMAGED_AGAIN_MS)
-        if again != self._unreadable:
+        state in memory. Only when the same is wrong a second time: a living owner may delete while
+        it is read, and an object store may list what was there a moment ago."""
+        again, self._unreadable = self._unreadable, error.message
+        if again != error.message:
+            log.warning("%s cannot be followed for now: %s", self._owner.part, error)
+            await self._env.clock.sleep_ms(DAMAGED_AGAIN_MS)
             return
-        name = again.encode()[:CORRUPT_TEXT_BYTES_MAX].decode(errors="ignore")
+        log.error("$corrupt: %s cannot be followed: %s", self._owner.part, error)
+        name = re.split("[:;]", again)[0].encode()[:CORRUPT_TEXT_BYTES_MAX].decode(errors="ignore")
         place = CorruptPlace(
             int(CorruptKind.STORE),
             log_id=self._owner.epoch,
