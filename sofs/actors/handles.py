@@ -129,7 +129,7 @@ class _Asker:
         self._clock = clock
         self._blocking = blocking
         self._transport = transport
-        self._store = attach(root, probe=False)
+        self._store = attach(root, probe=False, make=False)
         cluster = roots.open_cluster(self._store)
         if cluster is None:
             raise FormatRefused(f"{root} is no cluster root; `sofs up` makes one")
@@ -163,7 +163,7 @@ class _Asker:
         """Ask whoever owns a volume, again and again for ``admin.ASK_S_MAX``."""
         fenced = self._open.get(volume)
         if fenced is None:
-            store = attach(self._urls[volume], probe=False)
+            store = attach(self._urls[volume], probe=False, make=False)
             fenced = open_fenced(store, self._clock, SystemEntropy(), self._blocking)
             self._open[volume] = fenced
         deadline = self._clock.monotonic_ms() + admin.ASK_S_MAX * 1000

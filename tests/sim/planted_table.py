@@ -261,7 +261,7 @@ BUGS: Final = {
         _bug(
             "result-not-stored",
             "the answer of a mutation is stored with its effect",
-            (f"{_ACTIVE}._once", "self.state.store_result(caller, _without_grant(reply))", "pass"),
+            (f"{_ACTIVE}._once", "self.state.store_result(caller, without_grant(reply))", "pass"),
         ),
         _bug(
             "expired-executed",
