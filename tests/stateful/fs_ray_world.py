@@ -84,7 +84,7 @@ class RayWorld:
     def _strike(self, trouble: Trouble, share: AsyncShare) -> None:
         self.told.append(f"{trouble}")
         if trouble.kind == "move":
-            loop_thread().post(share.move)
+            loop_thread().post(share.leave)
             return
         name = trouble.part
         if name == "serving":
