@@ -201,6 +201,11 @@ def test_a_ray_node_on_another_machine_is_refused_and_one_that_joins_later_is_le
         assert "machine-9" not in served.machines()
         assert served.facts("node-4") is None
         assert served.all_run()
+    until(
+        lambda: not any("machine-9" in note for note in served.status().notes),
+        "Ray has found that it is gone",
+        served,
+    )
     assert "already up" in start(ray, served)
 
 
