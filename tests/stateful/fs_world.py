@@ -232,7 +232,7 @@ class SimWorld:
 
     def _strike(self, trouble: Trouble, client: _Client) -> None:
         if trouble.kind == "move":
-            self.loop.call_soon(client.share.move, context=client.process.context)
+            self.loop.call_soon(client.share.leave, context=client.process.context)
             return
         self.thaw()
         part = self._part(trouble.part, client)
