@@ -35,6 +35,7 @@ from sofs.storage.walk import Asked
 T = TypeVar("T")
 
 SEEN_ROLES_MAX: Final = 4096
+ASIDES_MAX: Final = 16  # Steps under way that nobody waits for; beyond, their asker waits.
 HINT_LAG_MAX: Final = 16  # Claims probed one by one above a hint before the folder is listed.
 
 
@@ -224,7 +225,7 @@ class StoreFences:
     async def _aside(self, step: Callable[[], None]) -> None:
         """Do what nobody's answer depends on; a failure is silent. On slots, where it takes a
         request, nobody waits for it."""
-        if self._append is not None:
+        if self._append is not None or len(self._asides) >= ASIDES_MAX:
             with contextlib.suppress(SofsError):
                 await self._blocking.run("", step)
             return

@@ -283,11 +283,13 @@ class Follower:
         state in memory. Only when the same is wrong a second time: a living owner may delete while
         it is read, and an object store may list what was there a moment ago."""
         again, self._unreadable = self._unreadable, error.message
-        if again != error.message:
+        if again == error.message:
+            log.error("$corrupt: %s cannot be followed: %s", self._owner.part, error)
+        else:
             log.warning("%s cannot be followed for now: %s", self._owner.part, error)
-            await self._env.clock.sleep_ms(DAMAGED_AGAIN_MS)
+        await self._env.clock.sleep_ms(DAMAGED_AGAIN_MS)  # It is tried again behind this.
+        if again != error.message:
             return
-        log.error("$corrupt: %s cannot be followed: %s", self._owner.part, error)
         name = re.split("[:;]", again)[0].encode()[:CORRUPT_TEXT_BYTES_MAX].decode(errors="ignore")
         place = CorruptPlace(
             int(CorruptKind.STORE),

@@ -85,9 +85,13 @@ class GroupLog:
     def transaction(self) -> Iterator[None]:
         """All changes inside take effect together, or none when the block raises. No await
         inside."""
-        before = self._database.changes()
-        with self._database.transaction():
-            yield
+        before, n_told = self._database.changes(), len(self._told)
+        try:
+            with self._database.transaction():
+                yield
+        except BaseException:
+            del self._told[n_told:]  # It rolled back: there is nothing to tell.
+            raise
         self._open_rows += self._database.changes() - before
         self.transactions += 1
         self._open_transactions += 1

@@ -197,7 +197,7 @@ class AuthorityPart:
             facts.append(f"step={self._step}")
         if self._problem:
             facts.append(f"corrupt={self._problem}")
-        if self._waits:
+        if self._waits and not (self._follower is not None and self._follower.in_step):
             facts.append(f"waits={self._waits}")
         if self._env.pair is not None and self._env.pair.refusal:
             facts.append(f"root_refused={self._env.pair.refusal}")

@@ -27,7 +27,7 @@ from sofs.errors import InvalidParameter, NotFound, SofsError, Unavailable
 from sofs.ports.runtime import Clock
 from sofs.ports.stream import Transport
 from sofs.services.leader.ask import ask_part
-from sofs.services.witness.part import MOVE_ANSWER_MS_MAX
+from sofs.services.witness.part import MOVE_ANSWER_MS_MAX, REGISTRATION_ENDED
 
 LIST_MS_MAX: Final = 2_000  # One page of one witness.
 MOVE_MS_MAX: Final = MOVE_ANSWER_MS_MAX + 2_000
@@ -102,7 +102,7 @@ async def move_client(
             reason = await _move_one(clock, transport, witnesses[witness], body)
             if reason is None:
                 return True
-            if "registration" not in reason:
+            if not reason.startswith(REGISTRATION_ENDED):
                 raise Unavailable(f"client {client} stays at {known.node}: {reason}")
         if clock.monotonic_ms() > until_ms:
             silent = ", ".join(f"{name} does not answer" for name in seen.silent)
@@ -120,7 +120,7 @@ async def _move_one(
     try:
         reply = await move(clock, transport, address, body)
     except NotFound as error:
-        return f"its registration ended: {error.message}"
+        return f"{REGISTRATION_ENDED}: {error.message}"
     if reply.moved == reply.told:
         return None
     return reply.reasons[0]

@@ -82,6 +82,7 @@ REGISTER_WAIT_MS: Final = 1_000  # For a node that may be about to be seen again
 EXPIRE_EACH_MS: Final = 1_000
 LIST_WAITERS_MAX: Final = 4_096
 MOVE_ANSWER_MS_MAX: Final = 10_000  # For a client to say what became of a move.
+REGISTRATION_ENDED: Final = "its registration ended"  # So begins why such a move came to nothing.
 MOVE_REASONS_MAX: Final = 16
 
 Asker = tuple[Channel, int]
@@ -466,7 +467,7 @@ class WitnessPart:
         for context in list(self._moves):
             if not self.registry.has(context):
                 for move in self._moves.pop(context):
-                    _settle(move, "its registration ended; look with `sofs witness ls`")
+                    _settle(move, f"{REGISTRATION_ENDED}; look with `sofs witness ls`")
 
     def describe(self) -> PartStateReply:
         """The state of the part, for people and tests."""

@@ -17,8 +17,10 @@ from sofs.core import messages as m
 from sofs.core.events import RESUME_KEY_FAILED
 from sofs.core.record import DataHeader, DataOp, RecordKind
 from sofs.errors import Corrupt
+from sofs.services.authority import follower
 from sofs.services.authority.damage import Reported
 from sofs.services.authority.env import node_role
+from sofs.services.authority.follower import Follower
 from sofs.services.authority.service_active import ActiveAuthority
 from sofs.services.leader.ask import corrupt_list
 
@@ -230,6 +232,45 @@ async def test_what_a_follower_cannot_read_is_told_and_a_checkpoint_makes_it_nee
         await w.until("forgotten", lambda: active.state.corrupt_total() == 0)
         await w.kill("coordinator")
         assert len(await names(node)) == 8
+        await node.die()
+
+
+async def test_a_follower_that_reads_damage_again_and_again_waits_between_two_tries(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else it would read the whole log, as often as it can, for as long as the damage is there."""
+    async with world(tmp_path) as w:
+        w.settings["checkpoint_every_entries"] = 3
+        await pair(w)
+        node = await PeerNode(w, "n1").join()
+        for n in range(8):
+            await node.call(m.Mkdir(caller(n + 1), f"/d{n}"))
+        await damage_checkpoints(w, tmp_path)
+        active = w.parts["coordinator"].active
+        assert active is not None
+        # Nobody mends it.
+        monkeypatch.setattr(active.checkpoints, "want", lambda: None)
+        steps: list[str] = []
+        catch_up = Follower._catch_up
+
+        async def counted(one: Follower, through_sequence: int) -> None:
+            steps.append("try")
+            await catch_up(one, through_sequence)
+
+        sleep = w.clock.sleep_ms
+
+        async def slept(ms: float) -> None:
+            if ms == 211:
+                steps.append("wait")
+            await sleep(ms)
+
+        monkeypatch.setattr(follower, "DAMAGED_AGAIN_MS", 211)  # Nobody else waits so long.
+        monkeypatch.setattr(Follower, "_catch_up", counted)
+        monkeypatch.setattr(w.clock, "sleep_ms", slept)
+        w.settings["checkpoint_every_entries"] = 10_000
+        await w.start("resume-key")
+        await w.until("four tries", lambda: steps.count("try") >= 4)
+        assert steps[:7] == ["try", "wait"] * 3 + ["try"]
         await node.die()
 
 

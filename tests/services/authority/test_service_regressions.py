@@ -23,6 +23,7 @@ from sofs.core.entries import CheckpointEntry, Entry, Handover
 from sofs.errors import (
     DiskFull,
     Expired,
+    InvalidParameter,
     ObjectNameCollision,
     ObjectNameNotFound,
     SofsError,
@@ -391,6 +392,28 @@ async def test_what_an_owner_was_about_to_delete_when_it_died_is_deleted_by_the_
         await w.until("the old log is gone", lambda: not list(first.glob("*")))
         assert not list(first.glob("*"))
         assert await names(node) == ["d1"]
+        await node.die()
+
+
+async def test_what_a_transaction_that_rolled_back_would_have_told_is_never_told(
+    tmp_path: Path,
+) -> None:
+    """An event says what is durable; the rules that hand it over may still be refused."""
+    async with world(tmp_path) as w:
+        active, node = await alone(w)
+        told: list[str] = []
+
+        def refused() -> None:
+            with active.group.transaction():
+                active.group.when_durable(lambda: told.append("rolled back"))
+                raise InvalidParameter("refused after all")
+
+        with pytest.raises(InvalidParameter):
+            refused()
+        with active.group.transaction():
+            active.group.when_durable(lambda: told.append("durable"))
+        await active.group.settled()
+        assert told == ["durable"]
         await node.die()
 
 
