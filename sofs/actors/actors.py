@@ -38,7 +38,7 @@ from sofs.actors.compose import (
     part_recorder,
     start_part,
 )
-from sofs.actors.process import EXIT_FATAL, report, set_up_logging
+from sofs.actors.process import EXIT_FATAL, report, set_up_logging, spare_the_collector
 from sofs.errors import OtherRun, SofsError
 from sofs.ports.platform import Platform
 from sofs.rpc.credential import CREDENTIAL_FILE, read_credential
@@ -119,6 +119,7 @@ class Part:
         self._part = await self._start(config, world, watch, over)
         if self._part is None:
             return
+        spare_the_collector()
         self._state = "serving"
         self._write_proc_file()
         await self._end_for_good(await (over if watch is None else watch.wait()))
