@@ -20,6 +20,8 @@ from logging.handlers import RotatingFileHandler
 from pathlib import Path
 from typing import Any, Final
 
+import uvloop
+
 from sofs.actors import procfile
 from sofs.actors.compose import PartConfig, make_world, part_events, part_recorder, start_part
 from sofs.errors import InvariantViolation
@@ -93,7 +95,7 @@ def main() -> None:
     if config.die_with_parent:
         procfile.die_with_parent()
     set_up_logging(config)
-    asyncio.run(serve(config))
+    uvloop.run(serve(config))  # As in Ray's async actors: 4 to 8 % more operations a second.
 
 
 if __name__ == "__main__":
