@@ -352,6 +352,7 @@ async def _start_dns(
         entropy=world.entropy,
         transport=world.transport,
         wire=SocketWire(),
+        recorder=world.recorder,
         config=DnsConfig(
             name=config.name,
             access_point=config.dns_name,
@@ -442,6 +443,7 @@ async def _start_leader(
             entries=entries,
             new_database=lambda: ApswState.create(LEADER_SCHEMA),
             platform=platform,
+            recorder=world.recorder,
         ),
         world.transport,
         name=config.name,
@@ -469,7 +471,8 @@ async def open_cluster_root(
     [attached] = await world.blocking.run("", attach_root)
     store = cast("Store", attached)
     ballast = ballast_of(store, config)
-    options = LogOptions(first_bytes=LEADER_SEGMENT_BYTES, segment_bytes=LEADER_SEGMENT_BYTES)
+    n_bytes = LEADER_SEGMENT_BYTES
+    options = LogOptions(first_bytes=n_bytes, segment_bytes=n_bytes, recorder=world.recorder)
     fenced = open_fenced(store, world.clock, world.entropy, world.blocking, options, ballast)
     return fenced, ballast
 

@@ -24,7 +24,7 @@ from sofs.telemetry.waterfall import failover_table, pick, table, waterfall
 
 EXAMPLES: Final = """\
 examples:
-  sofs trace ls                        the newest operations of applications
+  sofs trace ls                        the newest operations of applications, take-overs, changes
   sofs trace ls --slowest --last 20    the slowest that the rings still hold
   sofs trace failovers                 every change of node: why, from where, how long
   sofs trace show 8f3a                 one trace as a waterfall; the last digits of its id do
@@ -37,7 +37,7 @@ A span that a dead process began and never ended is shown as KILLED. Rings hold 
 of each process only (SOFS_TRACE_MIB, default 4; 0 for none).
 """
 LAST_DEFAULT: Final = 40
-_LISTED: Final = (SpanKind.CLIENT, SpanKind.FAILOVER, SpanKind.TAKEOVER)
+_LISTED: Final = (SpanKind.CLIENT, SpanKind.FAILOVER, SpanKind.TAKEOVER, SpanKind.LEADER)
 
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:

@@ -224,11 +224,13 @@ class MoveClients(Message):
 @dataclass(slots=True)
 class ClientsMoved(Message):
     """``told``: how many were not there already; ``moved``: how many of these are at their
-    destination now; ``reasons``: why others are not, the first ones."""
+    destination now; ``ended``: of how many nobody knows, since their registration ended first;
+    ``reasons``: why others are not there, the first ones."""
 
     told: int = 0
     moved: int = 0
     reasons: list[str] = field(default_factory=list)
+    ended: int = 0
 
 
 # DNS service

@@ -84,6 +84,8 @@ class SpanKind(IntEnum):
     NOTICE = 15  # A witness tells its clients that a node is gone.
     RECALL = 16  # A node gives a token or handles back.
     OTHER = 17
+    LEADER = 18  # What an operator asks of the leader, and what it has the platform do.
+    DNS = 19  # A question, or who belongs to the access point.
 
 
 class SpanStatus(IntEnum):
@@ -134,6 +136,16 @@ OPERATIONS: Final = (
     "GetInterfaceList",
     "Hello",
     "PartState",
+    "ChangeShare",
+    "ChangeMachine",
+    "AddVolume",
+    "RemoveVolume",
+    "CreatePart",
+    "RemovePart",
+    "Decide",
+    "RegisterMember",
+    "SetMembers",
+    "Question",
 )
 OPERATION_NUMBERS: Final = {name: number for number, name in enumerate(OPERATIONS)}
 

@@ -62,6 +62,11 @@ class Kind(IntEnum):
     ANY = 255
 
 
+def kind_text(kind: int) -> str:
+    """A type as people write it; one that is not known here as RFC 3597 does."""
+    return Kind(kind).name if kind in Kind.__members__.values() else f"TYPE{kind}"
+
+
 class Code(IntEnum):
     """Response codes."""
 

@@ -102,6 +102,8 @@ def subject(span: Span) -> str:
         parts.append(f"handle {span.handle}")
     if span.length:
         parts.append(f"{span.length} bytes at {span.offset}")
+    if span.kind in (SpanKind.LEADER, SpanKind.DNS):
+        parts += span.notes[:1]
     return " ".join(parts)
 
 

@@ -9,6 +9,7 @@ import fsspec
 import pytest
 from storage_harness import InlineBlocking, SeededEntropy, VirtualClock, a_claim, run
 
+from sofs.core.pace import next_turn
 from sofs.core.record import RecordKind
 from sofs.errors import Corrupt, Fenced, OutcomeUnknown, StoreFailed, StoreUnknown
 from sofs.ports.log import SealedLog
@@ -21,6 +22,7 @@ from sofs.storage import (
     open_fenced,
     slotlog,
 )
+from sofs.storage.fenced import ASIDES_MAX
 from sofs.storage.walk import Asked
 
 LOG = "logs/volume/00000000000000000001"
@@ -552,6 +554,42 @@ def test_what_nobody_waits_for_is_done_all_the_same() -> None:
         store.asked.clear()
         assert await fenced.try_claim(a_claim(2)) is None
         assert store.asked == []  # The claim below was read before, and claims are kept.
+
+    run(main())
+
+
+class HeldDeletes(InlineBlocking):
+    """Deletions wait until they are let go."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.go = asyncio.Event()
+        self.waiting = 0
+
+    async def run(
+        self, lane: str, *steps: Callable[[], object], brief: bool = False
+    ) -> list[object]:
+        if any("delete" in step.__code__.co_names for step in steps):
+            self.waiting += 1
+            await self.go.wait()
+        return await super().run(lane, *steps, brief=brief)
+
+
+def test_of_what_nobody_waits_for_only_so_many_steps_are_under_way() -> None:
+    async def main() -> None:
+        blocking = HeldDeletes()
+        fenced = open_fenced(Counting(), VirtualClock(), SeededEntropy(), blocking)
+        for _ in range(ASIDES_MAX):
+            await fenced.probe_latency()
+        one_more = asyncio.ensure_future(fenced.probe_latency())
+        await asyncio.wait([one_more], timeout=0)
+        while blocking.waiting <= ASIDES_MAX:
+            await next_turn()
+        assert not one_more.done()  # It waits for its own: the disk or the service is slow.
+        blocking.go.set()
+        await one_more
+        await asides(fenced)
+        assert fenced.store.list("probes") == []
 
     run(main())
 

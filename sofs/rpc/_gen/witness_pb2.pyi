@@ -162,11 +162,13 @@ class MoveClients(_message.Message):
     def __init__(self, client_name: _Optional[str] = ..., share_name: _Optional[str] = ..., leaving: _Optional[str] = ..., destinations: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class ClientsMoved(_message.Message):
-    __slots__ = ("told", "moved", "reasons")
+    __slots__ = ("told", "moved", "reasons", "ended")
     TOLD_FIELD_NUMBER: _ClassVar[int]
     MOVED_FIELD_NUMBER: _ClassVar[int]
     REASONS_FIELD_NUMBER: _ClassVar[int]
+    ENDED_FIELD_NUMBER: _ClassVar[int]
     told: int
     moved: int
     reasons: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, told: _Optional[int] = ..., moved: _Optional[int] = ..., reasons: _Optional[_Iterable[str]] = ...) -> None: ...
+    ended: int
+    def __init__(self, told: _Optional[int] = ..., moved: _Optional[int] = ..., reasons: _Optional[_Iterable[str]] = ..., ended: _Optional[int] = ...) -> None: ...

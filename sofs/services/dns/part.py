@@ -37,12 +37,14 @@ from sofs.core.messages import (
     RegisterMemberReply,
     SetMembers,
 )
-from sofs.core.zone import TTL_DEFAULT_S, Question, Reply, Zone, ZoneSettings
+from sofs.core.trace import SpanKind, SpanStatus
+from sofs.core.zone import TTL_DEFAULT_S, Code, Question, Reply, Zone, ZoneSettings, kind_text
 from sofs.errors import Fenced, InvalidParameter, NotSupported, Unavailable
 from sofs.ids import ID_BYTES, Incarnation
 from sofs.ports.dns import DnsListener, DnsWire
 from sofs.ports.runtime import Clock, Entropy
 from sofs.ports.stream import Envelope, Listener, Stream, Transport
+from sofs.ports.trace import NO_RECORDER, Recorder, span
 from sofs.services.channel import Channel, check_hello
 from sofs.services.dns.registrar import DNS_SERVICE
 
@@ -78,6 +80,7 @@ class DnsPart:
         config: DnsConfig,
         leader_epoch: Callable[[], Awaitable[int]],
         on_exit: Callable[[BaseException], None],
+        recorder: Recorder = NO_RECORDER,
     ) -> None:
         """InvalidParameter for a name, time to live or member that cannot stand in a zone."""
         self._clock = clock
@@ -86,6 +89,7 @@ class DnsPart:
         self._config = config
         self._leader_epoch = leader_epoch
         self._on_exit = on_exit
+        self._recorder = recorder
         self._channels: dict[Channel, None] = {}
         self._listener: Listener | None = None
         self._questions: DnsListener | None = None
@@ -144,7 +148,18 @@ class DnsPart:
     # ----------------------------------------------------------------------------------------
 
     def answer(self, question: Question) -> Reply:
-        return self.zone.answer(question)
+        recorder = self._recorder
+        trace = recorder.begin(SpanKind.DNS, operation="Question")
+        reply = self.zone.answer(question)
+        if trace:
+            name = b".".join(question.name).decode("ascii", "replace")
+            recorder.note(trace, f"{kind_text(question.kind)} {name}")
+        if reply.code in (Code.NOERROR, Code.NXDOMAIN):
+            recorder.end(trace)
+        else:
+            recorder.note(trace, reply.code.name)
+            recorder.end(trace, SpanStatus.ERROR)
+        return reply
 
     def answered(self, reply: Reply) -> None:
         self.zone.answered(reply)
@@ -189,13 +204,20 @@ class DnsPart:
         if channel.remote is None:
             self._on_other(channel, envelope)
         elif isinstance(body, RegisterMember):
-            self._check_name(body.access_point)
-            listed = self.membership.register(_member(body.member))
-            self._publish()
+            with span(
+                self._recorder,
+                SpanKind.DNS,
+                "RegisterMember",
+                parent=envelope.trace,
+                note=body.member.node,
+            ):
+                self._check_name(body.access_point)
+                listed = self.membership.register(_member(body.member))
+                self._publish()
             channel.reply(call, RegisterMemberReply(listed))
         elif isinstance(body, SetMembers):
             self._check_name(body.access_point)
-            channel.serve(call, self._set_members(body))
+            channel.serve(call, self._set_members(body, envelope.trace))
         else:
             self._on_other(channel, envelope)
 
@@ -204,7 +226,12 @@ class DnsPart:
         if access_point.lower().removesuffix(".") != own.lower().removesuffix("."):
             raise InvalidParameter(f"the access point here is {own!r}, not {access_point!r}")
 
-    async def _set_members(self, body: SetMembers) -> Message:
+    async def _set_members(self, body: SetMembers, parent: bytes) -> Message:
+        about = f"epoch {body.epoch}, {len(body.members)} members"
+        with span(self._recorder, SpanKind.DNS, "SetMembers", parent=parent, note=about):
+            return await self._take_roster(body)
+
+    async def _take_roster(self, body: SetMembers) -> Message:
         """Take a roster, if its leader is not superseded. What the claims say now may be old when
         the roster is taken; then a newer one is on its way, and this one was true when it was
         sent."""

@@ -32,11 +32,13 @@ from sofs.core.messages import (
     PartStatus,
     RemoveVolume,
 )
+from sofs.core.trace import OPERATION_NUMBERS, SpanKind
 from sofs.errors import Corrupt, FormatRefused, NotSupported, SofsError, Unavailable
 from sofs.ids import Epoch, Incarnation
 from sofs.ports.log import Claim
 from sofs.ports.platform import PartFacts
 from sofs.ports.stream import Envelope, Listener, Stream, Transport
+from sofs.ports.trace import span
 from sofs.services.channel import Channel, check_hello, within
 from sofs.services.leader.ask import answers, part_state
 from sofs.services.leader.reign import LeaderEnv, Reign
@@ -239,7 +241,15 @@ class LeaderPart:
         elif isinstance(body, ClusterStatus):
             channel.serve(envelope.call, self.status())
         else:
-            channel.serve(envelope.call, self._request(body))
+            channel.serve(envelope.call, self._traced(self._request(body), envelope))
+
+    async def _traced(self, work: Coroutine[Any, Any, Message], envelope: Envelope) -> Message:
+        """A change that an operator wants is a span; looking is none."""
+        name = type(envelope.body).__name__
+        if name not in OPERATION_NUMBERS:
+            return await work
+        with span(self._env.recorder, SpanKind.LEADER, name, parent=envelope.trace):
+            return await work
 
     def _request(self, body: Message) -> Coroutine[Any, Any, Message]:
         """What an operator wants, for the desk of the life that leads."""

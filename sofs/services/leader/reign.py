@@ -31,12 +31,14 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from typing import Final
 
 from sofs.core.entries import Boundary, CheckpointEntry, CheckpointRef, EntryCodec, Lineage
 from sofs.core.messages import DnsMember, SetMembers
 from sofs.core.share_table import VOLUMES_FOLDER, volume_key
+from sofs.core.trace import NO_CONTEXT, SpanKind
 from sofs.errors import SofsError, Unavailable
 from sofs.ids import Position
 from sofs.ports.log import Claim, FencedStore, LogWriter
@@ -45,6 +47,7 @@ from sofs.ports.recovery import LogRecovery
 from sofs.ports.runtime import Clock, Entropy
 from sofs.ports.state import StateDatabase
 from sofs.ports.stream import Transport
+from sofs.ports.trace import NO_RECORDER, Recorder, span
 from sofs.services.authority.group_log import GroupLog
 from sofs.services.dns.registrar import Registrar
 from sofs.services.leader.desk import Desk
@@ -111,6 +114,7 @@ class LeaderEnv:
     entries: EntryCodec
     new_database: Callable[[], StateDatabase]
     platform: Platform
+    recorder: Recorder = NO_RECORDER
 
 
 @dataclass(slots=True)
@@ -164,6 +168,7 @@ class Reign:
             SCHEMA_VERSION,
             self._tasks,
             lambda _placement, _bytes: None,
+            env.recorder,
         )
         self.state = LeaderState(database)
         self.desk = Desk(self, transport, self._group, env.fenced, env.clock)
@@ -307,7 +312,8 @@ class Reign:
             log.info("ending %s", name)
             self._orders.seen(name)
             self.facts.pop(name, None)
-            await platform.remove(name)
+            with self._step("RemovePart", name):
+                await platform.remove(name)
             self.counters.removed += 1
         for name in names:
             self._orders.seen(name)
@@ -317,9 +323,15 @@ class Reign:
                 await self.check()
                 log.info("creating %s on machine %s", part.name, part.machine)
                 self.facts.pop(part.name, None)
-                await platform.create(self._order(part))
+                with self._step("CreatePart", part.name):
+                    await platform.create(self._order(part))
                 self.counters.created += 1
         self._leave_own_machine(step)
+
+    def _step(self, operation: str, about: str) -> AbstractContextManager[bytes]:
+        """A span of a round, in a trace of its own."""
+        recorder = self.env.recorder
+        return span(recorder, SpanKind.LEADER, operation, parent=NO_CONTEXT, note=about)
 
     def _leave_own_machine(self, step: Plan) -> None:
         """End this process if its machine is about to leave and all others have left it."""
@@ -361,9 +373,10 @@ class Reign:
         # An operator may have changed what is wanted while we waited.
         desired = self._desired()
         step = plan(desired, Observed(machines, running, alone))
-        with self._group.transaction():
-            self.state.take(step)
-        await self._group.settled()
+        with self._step("Decide", ""):
+            with self._group.transaction():
+                self.state.take(step)
+            await self._group.settled()
         self.counters.decisions += 1
         moved = [part for part in step.parts if part not in desired.parts]
         for part in moved:

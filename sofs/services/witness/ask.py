@@ -27,7 +27,7 @@ from sofs.errors import InvalidParameter, NotFound, SofsError, Unavailable
 from sofs.ports.runtime import Clock
 from sofs.ports.stream import Transport
 from sofs.services.leader.ask import ask_part
-from sofs.services.witness.part import MOVE_ANSWER_MS_MAX, REGISTRATION_ENDED
+from sofs.services.witness.part import MOVE_ANSWER_MS_MAX
 
 LIST_MS_MAX: Final = 2_000  # One page of one witness.
 MOVE_MS_MAX: Final = MOVE_ANSWER_MS_MAX + 2_000
@@ -99,11 +99,14 @@ async def move_client(
                 return asked
             client, asked = known.client_name, True
             body = MoveClients(client, destinations=[destination])
-            reason = await _move_one(clock, transport, witnesses[witness], body)
-            if reason is None:
+            try:
+                reply = await move(clock, transport, witnesses[witness], body)
+            except NotFound:  # It registered elsewhere meanwhile, or left: look again.
+                reply = ClientsMoved(told=1, ended=1)
+            if reply.moved == reply.told:
                 return True
-            if not reason.startswith(REGISTRATION_ENDED):
-                raise Unavailable(f"client {client} stays at {known.node}: {reason}")
+            if not reply.ended:
+                raise Unavailable(f"client {client} stays at {known.node}: {reply.reasons[0]}")
         if clock.monotonic_ms() > until_ms:
             silent = ", ".join(f"{name} does not answer" for name in seen.silent)
             raise NotFound(
@@ -111,19 +114,6 @@ async def move_client(
                 f"{f' ({silent})' if silent else ''}; `sofs witness ls` lists them"
             )
         await clock.sleep_ms(FIND_AGAIN_MS)
-
-
-async def _move_one(
-    clock: Clock, transport: Transport, address: str, body: MoveClients
-) -> str | None:
-    """Return why the client is not at its destination; None when it is."""
-    try:
-        reply = await move(clock, transport, address, body)
-    except NotFound as error:
-        return f"{REGISTRATION_ENDED}: {error.message}"
-    if reply.moved == reply.told:
-        return None
-    return reply.reasons[0]
 
 
 def find(seen: Survey, client: str) -> tuple[str, WitnessedClient] | None:

@@ -82,7 +82,7 @@ REGISTER_WAIT_MS: Final = 1_000  # For a node that may be about to be seen again
 EXPIRE_EACH_MS: Final = 1_000
 LIST_WAITERS_MAX: Final = 4_096
 MOVE_ANSWER_MS_MAX: Final = 10_000  # For a client to say what became of a move.
-REGISTRATION_ENDED: Final = "its registration ended"  # So begins why such a move came to nothing.
+REGISTRATION_ENDED: Final = "its registration ended; look with `sofs witness ls`"
 MOVE_REASONS_MAX: Final = 16
 
 Asker = tuple[Channel, int]
@@ -439,7 +439,9 @@ class WitnessPart:
             for move in moves:  # It keeps its place: its outcome may still come.
                 _settle(move, f"no word within {MOVE_ANSWER_MS_MAX} ms")
         reasons = [move.result() for move in moves if move.result()]
-        return ClientsMoved(len(told), len(told) - len(reasons), reasons[:MOVE_REASONS_MAX])
+        ended = sum(reason is REGISTRATION_ENDED for reason in reasons)
+        moved = len(told) - len(reasons)
+        return ClientsMoved(len(told), moved, reasons[:MOVE_REASONS_MAX], ended)
 
     def _tell_move(self, body: MoveClients, told: int) -> None:
         where = ", ".join(body.destinations)
@@ -467,7 +469,7 @@ class WitnessPart:
         for context in list(self._moves):
             if not self.registry.has(context):
                 for move in self._moves.pop(context):
-                    _settle(move, f"{REGISTRATION_ENDED}; look with `sofs witness ls`")
+                    _settle(move, REGISTRATION_ENDED)
 
     def describe(self) -> PartStateReply:
         """The state of the part, for people and tests."""

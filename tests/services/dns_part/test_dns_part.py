@@ -5,21 +5,25 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 import pytest
 
 from sofs.core import messages as m
 from sofs.core.members import Member
+from sofs.core.spans import RingView, assemble
 from sofs.core.zone import Code, Kind, Question, Reply, parse_name
 from sofs.errors import Fenced, InvalidParameter, NotSupported, StoreFailed, Unavailable
 from sofs.ports.dns import Answerer, DnsListener
 from sofs.ports.stream import Envelope
+from sofs.ports.trace import NO_RECORDER, Recorder
 from sofs.services.channel import Channel, expect, open_channel
 from sofs.services.dns import registrar as registrar_module
 from sofs.services.dns.part import DnsConfig, DnsPart
 from sofs.services.dns.registrar import Registrar
 from sofs.sim.local_transport import LocalHub
 from sofs.storage import SystemClock, SystemEntropy
+from sofs.telemetry.ring import open_ring, read_rings
 
 NAME = "files.example.org"
 HOME = "10.0.0.9:7000"
@@ -73,7 +77,9 @@ class Net:
             raise self.store_error
         return self.claimed
 
-    async def start(self, members: list[Member] | None = None) -> DnsPart:
+    async def start(
+        self, members: list[Member] | None = None, recorder: Recorder = NO_RECORDER
+    ) -> DnsPart:
         self.part = DnsPart(
             clock=self.clock,
             entropy=SystemEntropy(),
@@ -82,6 +88,7 @@ class Net:
             config=DnsConfig("dns", NAME, "10.0.0.9:53", members=members),
             leader_epoch=self.leader_epoch,
             on_exit=self.crashes.append,
+            recorder=recorder,
         )
         await self.part.start(HOME)
         return self.part
@@ -362,3 +369,25 @@ async def test_a_registration_that_is_refused_ends_neither_the_stream_nor_the_re
         await until(net.hosts)
         assert net.part is not None
         assert len(net.part._channels) == 1
+
+
+async def test_questions_and_who_belongs_are_in_the_ring(tmp_path: Path) -> None:
+    net = Net()
+    recorder = open_ring(tmp_path, "dns", "dns", 1)
+    await net.start(recorder=recorder)
+    channel = await net.channel()
+    net.ask()  # Nobody is known yet.
+    roster = m.SetMembers(NAME, 1, 1, [m.DnsMember("node-1", "m1", ["10.0.0.1"], 7000)])
+    await channel.call(roster)
+    await channel.call(m.RegisterMember(NAME, m.DnsMember("node-1", "m1", ["10.0.0.1"], 7000)))
+    net.ask()
+    await channel.close()
+    await net.kill()
+    recorder.close()
+    spans = assemble(RingView(found.contents, True) for found in read_rings(tmp_path))
+    assert [(s.kind.name, s.operation, s.status.name, s.notes) for s in spans] == [
+        ("DNS", "Question", "ERROR", [f"A {NAME}", "SERVFAIL"]),
+        ("DNS", "SetMembers", "OK", ["epoch 1, 1 members"]),
+        ("DNS", "RegisterMember", "OK", ["node-1"]),
+        ("DNS", "Question", "OK", [f"A {NAME}"]),
+    ]

@@ -11,6 +11,7 @@ from pathlib import Path
 from sofs.errors import SofsError, Unavailable
 from sofs.ports.log import FencedStore
 from sofs.ports.platform import Machine, PartFacts, PartOrder
+from sofs.ports.trace import NO_RECORDER, Recorder
 from sofs.services.leader.part import LeaderPart
 from sofs.services.leader.reign import LeaderEnv, LeaderSettings
 from sofs.services.leader.run import LEADER_ROLE
@@ -104,11 +105,15 @@ class World:
         self.blocking = ThreadBlocking()
         self.clock = SystemClock()
         self.entropy = SystemEntropy()
-        store = attach(str(root))
-        self.fenced = open_fenced(store, self.clock, self.entropy, self.blocking, SMALL)
+        self.store = attach(str(root))
+        self.fenced = self.fenced_with(NO_RECORDER)
         self.leaders: list[LeaderPart] = []
         self.fatal: list[BaseException] = []
         self.over: list[str] = []
+
+    def fenced_with(self, recorder: Recorder) -> FencedStore:
+        options = replace(SMALL, recorder=recorder)
+        return open_fenced(self.store, self.clock, self.entropy, self.blocking, options)
 
     async def leader(
         self,
@@ -116,19 +121,23 @@ class World:
         run: bytes = RUN_A,
         *,
         fenced: FencedStore | None = None,
+        recorder: Recorder = NO_RECORDER,
         **settings: object,
     ) -> LeaderPart:
         entries = ProtobufEntries()
+        if fenced is None:
+            fenced = self.fenced_with(recorder)
         part = LeaderPart(
             LeaderEnv(
                 settings=LeaderSettings(run_id=run, **settings),  # type: ignore[arg-type]
                 clock=self.clock,
                 entropy=self.entropy,
-                fenced=fenced or self.fenced,
-                recovery=StoreRecovery(fenced or self.fenced, entries, LEADER_ROLE),
+                fenced=fenced,
+                recovery=StoreRecovery(fenced, entries, LEADER_ROLE),
                 entries=entries,
                 new_database=lambda: ApswState.create(SCHEMA),
                 platform=platform,
+                recorder=recorder,
             ),
             self.hub.transport(),
             name="leader",
