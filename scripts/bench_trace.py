@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import itertools
 import os
 import statistics
 import tempfile
@@ -23,7 +24,7 @@ from pathlib import Path
 import sofs
 from sofs.bench.direct import rate
 from sofs.client import runtime
-from sofs.client.sync import File
+from sofs.client.sync import File, Share
 from sofs.core.trace import SpanKind
 from sofs.ports.trace import NO_RECORDER
 from sofs.telemetry.ring import RING_MIB_VARIABLE, open_ring
@@ -63,6 +64,16 @@ def writes(file: File) -> Callable[[int, int], None]:
 
 def reads(file: File) -> Callable[[int, int], None]:
     return lambda thread, i: (file.pread(BLOCK, place(thread, i)), None)[1]
+
+
+def creates(share: Share, prefix: str) -> Work:
+    numbers = itertools.count()
+    return lambda thread, i: (share.write_file(f"{prefix}{next(numbers)}", b"x" * BLOCK), None)[1]
+
+
+def whole(share: Share) -> Work:
+    share.write_file("/whole", b"x" * BLOCK)
+    return lambda thread, i: (share.read_file("/whole"), None)[1]
 
 
 class Bench:
@@ -142,6 +153,19 @@ def main() -> None:
                     bench.compare(f"4 KiB read, {threads} thr", reads(on), reads(off), threads)
                 on.close()
                 off.close()
+                for threads in (8, 1):
+                    bench.compare(
+                        f"create+write+close, {threads} thr",
+                        creates(bench.traced, "/on-"),
+                        creates(bench.plain, "/off-"),
+                        threads,
+                    )
+                    bench.compare(
+                        f"open+read+close, {threads} thr",
+                        whole(bench.traced),
+                        whole(bench.plain),
+                        threads,
+                    )
 
 
 if __name__ == "__main__":
