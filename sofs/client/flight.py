@@ -10,7 +10,8 @@ What a refusal means is in the error tree: ``never`` is the answer; ``same-call`
 after a pause; ``new-session`` ends the session first. A refusal that also says ``retry_after_ms``
 comes from a node that wants the same call again, so the session stays. A ``never`` for a mutation
 of which an earlier copy may be on its way is settled by ``Abandon`` before anybody hears it: a
-definite error is definite.
+definite error is definite. If a damaged log may have held a write that others read, the Abandon is
+refused as well (DATA_CORRUPT), and the outcome is unknown.
 
 Giving up. At its deadline an operation that may have been executed raises OutcomeUnknown and is
 settled in the background by ``Abandon``: until then the bytes it may touch are closed to later
@@ -63,6 +64,7 @@ from sofs.core.messages import (
 from sofs.errors import (
     Abandoned,
     AccessDenied,
+    Corrupt,
     DeadlineExceeded,
     Expired,
     HandleLost,
@@ -387,6 +389,8 @@ class Flight:
                 settled = await self._abandon(op)
             except (Expired, AccessDenied):
                 settled = Settled(False)  # Every later copy is refused for the same reason.
+            except Corrupt as error:
+                self._fail(op, self._not_answered(op, error, None))
             except SofsError as error:
                 op.last_error = error  # Asked again until the operation's deadline gives it up.
                 pause_ms = min(limits.RETRY_MS << min(pauses, 8), limits.RETRY_MS_MAX)
@@ -404,14 +408,16 @@ class Flight:
             op.took_effect = True
             self._send_again(op)
         else:
-            self._fail(op, self._executed_unanswered(op, refusal))
+            self._fail(op, self._not_answered(op, refusal, settled))
 
-    def _executed_unanswered(self, op: Operation, refusal: SofsError) -> SofsError:
-        """It took effect for sure, but its answer is not to be had."""
+    def _not_answered(self, op: Operation, why: SofsError, settled: Settled | None) -> SofsError:
+        """It took effect for sure, or perhaps (None), but its answer is not to be had."""
         outcome: asyncio.Future[Settled] = asyncio.get_running_loop().create_future()
-        outcome.set_result(Settled(True))
+        outcome.add_done_callback(_retrieve)
+        outcome.set_result(settled) if settled else outcome.set_exception(why)
+        effect = "took" if settled else "may have taken"
         return OutcomeUnknown(
-            f"{op.name} {op.path} took effect, but its answer is refused: {refusal}",
+            f"{op.name} {op.path} {effect} effect, but its answer is refused: {why}",
             token=SettleToken(op.name, op.path, op.number, outcome),
         )
 
@@ -782,7 +788,7 @@ class Flight:
 def _needs_proof(op: Operation, refusal: SofsError) -> bool:
     """A write is fenced by its handle's generation, and these refusals are final by themselves."""
     if op.kind is not Kind.METADATA or isinstance(op.body, Abandon | EndClient):
-        return False
+        return op.kind is Kind.DATA and isinstance(refusal, Corrupt)  # A damaged log may hold it.
     return not isinstance(refusal, Abandoned | Expired)
 
 

@@ -2,11 +2,11 @@
 
 Three kinds. A *page* of a file (bits flip, or sectors are zeros): its file alone may answer
 DATA_CORRUPT from then on. A *record's header* in the log of a living node: when that node is sealed
-nobody knows which file the record changed, so each file that it could write may. (Few records of a
-log are still needed when its node dies: the authority has applied all others. ``tail`` damages one
-of these few, and the node dies of the same trouble.) And an object of the authority's own (a record of its log, a checkpoint, a claim): the volume may stand still until
-the object is restored from a copy, which happens at the end of the faults; no file may answer for
-it.
+nobody knows which file the record changed, so each file that it could write may. (Of most records
+nobody has any need by then, since the authority applied them. ``tail`` damages one of the others,
+and the node dies of the same trouble.) And an object of the authority's own (a record of its log, a
+checkpoint, a claim): the volume may stand still until the object is restored from a copy, which
+happens at the end of the faults; no file may answer for it.
 
 Only what somebody else names as durable is damaged: a later record of the same log. The last batch
 of a log cannot be told from a torn tail by anybody, and is cut (R5); that is a stated limit.

@@ -14,6 +14,7 @@ from sofs.constants import MIB
 from sofs.core import messages as m
 from sofs.errors import (
     AccessDenied,
+    Corrupt,
     DeadlineExceeded,
     FileNotAvailable,
     HandleLost,
@@ -256,6 +257,30 @@ async def test_write_settled_as_never_executed_cannot_land_late() -> None:
         node.script = lambda body: None
         assert await file.pwrite(b"def", 0) == 3
         assert rig.volume.executed == [(file.remote.handle, 2)]
+
+
+@pytest.mark.parametrize("lost", [True, False])
+async def test_write_that_a_damaged_log_may_hold_is_no_definite_refusal(lost: bool) -> None:
+    """Its first copy was executed, and read by others; the log of that node is damaged, and the
+    file is refused to all. Damage of one page is another thing: there its number is settled."""
+    async with rig_of() as rig, rig.connect() as share:
+        file = await share.open("/a", "w+b")
+        first, second = rig.node_of(share), rig.other_than(rig.node_of(share))
+        first.script = lambda body: (LOSE if lost else DROP) if isinstance(body, m.Write) else None
+        kinds = m.Write | m.Abandon if lost else m.Write
+        second.script = lambda body: Corrupt("damaged") if isinstance(body, kinds) else None
+        pending = asyncio.create_task(file.pwrite(b"abc", 0))
+        await until(lambda: any(isinstance(b, m.Write) for b in first.seen))
+        first.kill()
+        if lost:
+            with pytest.raises(OutcomeUnknown, match="may have taken effect") as caught:
+                await pending
+            with pytest.raises(Corrupt):
+                await share.settle(caught.value.token)
+        else:
+            with pytest.raises(Corrupt):
+                await pending
+            assert [b.op_sequence for b in second.seen if isinstance(b, m.Abandon)] == [1]
 
 
 async def test_overlapping_operation_waits_until_the_unknown_one_is_settled() -> None:
