@@ -16,10 +16,12 @@ from sofs.errors import (
     AccessDenied,
     Corrupt,
     DeadlineExceeded,
+    DiskFull,
     FileNotAvailable,
     HandleLost,
     LockNotGranted,
     OutcomeUnknown,
+    SofsError,
     StaleGeneration,
     Unavailable,
 )
@@ -259,28 +261,48 @@ async def test_write_settled_as_never_executed_cannot_land_late() -> None:
         assert rig.volume.executed == [(file.remote.handle, 2)]
 
 
-@pytest.mark.parametrize("lost", [True, False])
-async def test_write_that_a_damaged_log_may_hold_is_no_definite_refusal(lost: bool) -> None:
-    """Its first copy was executed, and read by others; the log of that node is damaged, and the
-    file is refused to all. Damage of one page is another thing: there its number is settled."""
+@pytest.mark.parametrize("refusal", [Corrupt, DiskFull])
+@pytest.mark.parametrize("known", [True, False])
+async def test_refused_copy_of_a_write_that_was_executed_is_no_definite_refusal(
+    refusal: type[SofsError], known: bool
+) -> None:
+    """The second node refuses what comes before it has the file's token: a full disk or a damaged
+    log keep that from it, and nobody else knows that the write was executed."""
     async with rig_of() as rig, rig.connect() as share:
         file = await share.open("/a", "w+b")
         first, second = rig.node_of(share), rig.other_than(rig.node_of(share))
-        first.script = lambda body: (LOSE if lost else DROP) if isinstance(body, m.Write) else None
-        kinds = m.Write | m.Abandon if lost else m.Write
-        second.script = lambda body: Corrupt("damaged") if isinstance(body, kinds) else None
+        first.script = lambda body: LOSE if isinstance(body, m.Write) else None
+        kinds = m.Write if known else m.Write | m.Abandon
+        refusals = [refusal("no"), refusal("no")]
+        second.script = lambda body: (
+            refusals.pop() if isinstance(body, kinds) and refusals else None
+        )
+        pending = asyncio.create_task(file.pwrite(b"abc", 0))
+        await until(lambda: rig.volume.executed)
+        first.kill()
+        with pytest.raises(OutcomeUnknown, match="took" if known else "may have taken") as caught:
+            await pending
+        if known:
+            assert (await share.settle(caught.value.token)).executed
+        else:
+            with pytest.raises(refusal):
+                await share.settle(caught.value.token)
+        assert rig.volume.executed == [(file.remote.handle, 1)]
+
+
+async def test_refused_copy_of_a_write_that_was_not_executed_is_refused_for_ever() -> None:
+    async with rig_of() as rig, rig.connect() as share:
+        file = await share.open("/a", "w+b")
+        first, second = rig.node_of(share), rig.other_than(rig.node_of(share))
+        first.script = lambda body: DROP if isinstance(body, m.Write) else None
+        second.script = lambda body: DiskFull("no") if isinstance(body, m.Write) else None
         pending = asyncio.create_task(file.pwrite(b"abc", 0))
         await until(lambda: any(isinstance(b, m.Write) for b in first.seen))
         first.kill()
-        if lost:
-            with pytest.raises(OutcomeUnknown, match="may have taken effect") as caught:
-                await pending
-            with pytest.raises(Corrupt):
-                await share.settle(caught.value.token)
-        else:
-            with pytest.raises(Corrupt):
-                await pending
-            assert [b.op_sequence for b in second.seen if isinstance(b, m.Abandon)] == [1]
+        with pytest.raises(DiskFull):
+            await pending
+        assert [b.op_sequence for b in second.seen if isinstance(b, m.Abandon)] == [1]
+        assert not rig.volume.executed
 
 
 async def test_overlapping_operation_waits_until_the_unknown_one_is_settled() -> None:
