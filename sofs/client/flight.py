@@ -10,7 +10,9 @@ What a refusal means is in the error tree: ``never`` is the answer; ``same-call`
 after a pause; ``new-session`` ends the session first. A refusal that also says ``retry_after_ms``
 comes from a node that wants the same call again, so the session stays. A ``never`` for a mutation
 of which an earlier copy may be on its way is settled by ``Abandon`` before anybody hears it: a
-definite error is definite.
+definite error is definite. A node that gets no token (a full disk, a damaged log) refuses a write
+before it could know that it was executed; then it refuses the Abandon, too, and the outcome is
+unknown.
 
 Giving up. At its deadline an operation that may have been executed raises OutcomeUnknown and is
 settled in the background by ``Abandon``: until then the bytes it may touch are closed to later
@@ -51,7 +53,6 @@ from sofs.core.messages import (
     ChangeLocks,
     Close,
     Done,
-    EndClient,
     Failure,
     InfoReply,
     Lock,
@@ -61,7 +62,6 @@ from sofs.core.messages import (
     Unlock,
 )
 from sofs.errors import (
-    Abandoned,
     AccessDenied,
     DeadlineExceeded,
     Expired,
@@ -360,7 +360,7 @@ class Flight:
             op.indefinite = True
         if error.retry == "never":
             handle = op.handle
-            if op.indefinite and _needs_proof(op, error):
+            if op.needs_proof(error):
                 op.proving = True
                 self._tasks.spawn(self._prove(op, error), "prove")
                 return
@@ -382,21 +382,28 @@ class Flight:
         answer."""
         pauses = 0
         settled: Settled | None = None
+        why = refusal
         while settled is None and not op.finished:
             try:
                 settled = await self._abandon(op)
-            except (Expired, AccessDenied):
-                settled = Settled(False)  # Every later copy is refused for the same reason.
             except SofsError as error:
-                op.last_error = error  # Asked again until the operation's deadline gives it up.
+                op.last_error = why = error
+                if op.kind is Kind.DATA:
+                    break  # The node gets no token that would tell what was executed.
+                if isinstance(error, Expired | AccessDenied):
+                    settled = Settled(False)  # Every later copy is refused for the same reason.
+                    break
+                # Asked again until the operation's deadline gives it up.
                 pause_ms = min(limits.RETRY_MS << min(pauses, 8), limits.RETRY_MS_MAX)
                 pauses += 1
                 await self._clock.sleep_ms(max(error.retry_after_ms, pause_ms))
-        if settled is None or op.finished:
+        if op.finished:
             return
         op.proving = False
         handle = op.handle
-        if not settled.executed:
+        if settled is None:
+            self._fail(op, self._not_answered(op, why, None))
+        elif not settled.executed:
             op.indefinite = False
             lost = handle is not None and handle.lost is not None
             self._fail(op, handle.lost_error() if handle is not None and lost else refusal)
@@ -404,14 +411,16 @@ class Flight:
             op.took_effect = True
             self._send_again(op)
         else:
-            self._fail(op, self._executed_unanswered(op, refusal))
+            self._fail(op, self._not_answered(op, refusal, settled))
 
-    def _executed_unanswered(self, op: Operation, refusal: SofsError) -> SofsError:
-        """It took effect for sure, but its answer is not to be had."""
+    def _not_answered(self, op: Operation, why: SofsError, settled: Settled | None) -> SofsError:
+        """It took effect for sure, or perhaps (None), but its answer is not to be had."""
         outcome: asyncio.Future[Settled] = asyncio.get_running_loop().create_future()
-        outcome.set_result(Settled(True))
+        outcome.add_done_callback(_retrieve)
+        outcome.set_result(settled) if settled else outcome.set_exception(why)
+        effect = "took" if settled else "may have taken"
         return OutcomeUnknown(
-            f"{op.name} {op.path} took effect, but its answer is refused: {refusal}",
+            f"{op.name} {op.path} {effect} effect, but its answer is refused: {why}",
             token=SettleToken(op.name, op.path, op.number, outcome),
         )
 
@@ -777,13 +786,6 @@ class Flight:
                 handle=op.handle,
                 urgent=True,
             )
-
-
-def _needs_proof(op: Operation, refusal: SofsError) -> bool:
-    """A write is fenced by its handle's generation, and these refusals are final by themselves."""
-    if op.kind is not Kind.METADATA or isinstance(op.body, Abandon | EndClient):
-        return False
-    return not isinstance(refusal, Abandoned | Expired)
 
 
 def _retrieve(outcome: asyncio.Future[Settled]) -> None:

@@ -23,14 +23,23 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, Final, Protocol
 
-from sofs.core.messages import Message
-from sofs.errors import SofsError, error_from_code
+from sofs.core.messages import Abandon, EndClient, Message
+from sofs.errors import (
+    Abandoned,
+    Expired,
+    FileClosed,
+    FileForcedClosed,
+    HandleLost,
+    SofsError,
+    error_from_code,
+)
 from sofs.ports.store import Buffer
 from sofs.ports.stream import Envelope
 
 FAR_AWAY_MS: Final = 2**62  # A deadline that never comes.
 EVERYWHERE: Final = (0, 2**63)  # The range of what touches, or may touch, a whole file.
 NOWHERE: Final = (0, 0)
+_GONE: Final = (HandleLost, FileClosed, FileForcedClosed)
 
 
 class Kind(Enum):
@@ -234,6 +243,14 @@ class Operation:
             return self.handle.path
         path = getattr(self.body, "path", None) or getattr(self.body, "source", "")
         return str(path)
+
+    def needs_proof(self, refusal: SofsError) -> bool:
+        """Must its number be settled before anybody hears of the refusal? Some are final by
+        themselves, or about the handle of a write."""
+        if isinstance(self.body, Abandon | EndClient) or isinstance(refusal, Abandoned | Expired):
+            return False
+        about_handle = self.kind is Kind.DATA and isinstance(refusal, _GONE)
+        return self.indefinite and not about_handle
 
     # The channel's sink.
 

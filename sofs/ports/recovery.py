@@ -51,8 +51,9 @@ class LogRecovery(Protocol):
         ...
 
     async def replay(self, lineage: Lineage, *, after: Position | None) -> Replay:
-        """Return the state at the lineage's end: from ``after`` when that lies inside it, else from
-        the checkpoint. Raises Corrupt when the checkpoint or a record is damaged or missing."""
+        """Return the state at the lineage's end: from ``after`` when that lies inside it and what
+        follows was not deleted, else from the checkpoint (then with its image, if there is one).
+        Raises Corrupt when the checkpoint or a record that is needed is damaged or missing."""
         ...
 
     async def read_live(

@@ -2,10 +2,11 @@
 
 Three kinds. A *page* of a file (bits flip, or sectors are zeros): its file alone may answer
 DATA_CORRUPT from then on. A *record's header* in the log of a living node: when that node is sealed
-nobody knows which file the record changed, so each file that it could write may. And an object of
-the authority's own (a record of its log, a checkpoint, a claim): the volume may stand still until
-the object is restored from a copy, which happens at the end of the faults; no file may answer for
-it.
+nobody knows which file the record changed, so each file that it could write may. (Of most records
+nobody has any need by then, since the authority applied them. ``tail`` damages one of the others,
+and the node dies of the same trouble.) And an object of the authority's own (a record of its log, a
+checkpoint, a claim): the volume may stand still until the object is restored from a copy, which
+happens at the end of the faults; no file may answer for it.
 
 Only what somebody else names as durable is damaged: a later record of the same log. The last batch
 of a log cannot be told from a torn tail by anybody, and is cut (R5); that is a stated limit.
@@ -84,17 +85,25 @@ class Damager:
     def record(self) -> bool:
         """Damage the header of a record in the data log of a node that lives; any file may answer
         for it."""
-        living = [
-            role
-            for role in self._roles("node-")
-            if self._store.device(f"{ROOT}/{claim_key(role, 2)}") is None
-        ]
+        living = [role for role in self._roles("node-") if self._living(role)]
         for _ in range(TRIES if living else 0):
             role = self._draw.choice(living)
             if self._one_of(role, 1, (RecordKind.DATA,)):
                 self._world.damaged.all = True
                 return True
         return False
+
+    def tail(self, state: Any) -> str:
+        """Damage the header of a record that ``state``, the acting authority's, has not applied
+        yet, in the data log of a node that lives; return the node's role in the log's name."""
+        roles = [r for r in self._roles("node-") if self._living(r)]
+        self._draw.shuffle(roles)
+        for role in roles:
+            row = state.log_of(bytes.fromhex(role.removeprefix("node-")))
+            if row is not None and self._one_of(role, 1, (RecordKind.DATA,), above=row[1]):
+                self._world.damaged.all = True
+                return role
+        return ""
 
     def own_object(self) -> bool:
         """Damage what only the authority reads; ``restore`` mends it."""
@@ -124,20 +133,32 @@ class Damager:
 
     # How ------------------------------------------------------------------------------------
 
+    def _living(self, role: str) -> bool:
+        return self._store.device(f"{ROOT}/{claim_key(role, 2)}") is None
+
     def _one_of(
-        self, role: str, epoch: int, kinds: tuple[RecordKind, ...] | None, *, keep: bool = False
+        self,
+        role: str,
+        epoch: int,
+        kinds: tuple[RecordKind, ...] | None,
+        *,
+        keep: bool = False,
+        above: int | None = None,
     ) -> bool:
-        """Damage the header of one record of a log."""
+        """Damage the header of one record of a log; with ``above`` of its last segment, behind
+        that sequence."""
         folder = self._key(role, epoch, 0).rpartition("/")[0]
         segments = [number_of(name) for name in self._store.names(folder)]
         if not segments:
             return False
-        segment = self._draw.choice(segments)
+        segment = self._draw.choice(segments) if above is None else max(segments)
         records = self._records(role, epoch, segment)
         stated = [
             r
             for r in records
-            if (kinds is None or r.kind in kinds) and self._is_stated(records, r.sequence)
+            if (kinds is None or r.kind in kinds)
+            and (above is None or r.sequence > above)
+            and self._is_stated(records, r.sequence)
         ]
         if not stated:
             return False

@@ -20,6 +20,7 @@ TWINS_MAX = 3
 LOGS = "/logs/"
 # So busy a run has seen what its plan brings about: other seeds show more for the same time.
 CALLBACKS_MAX = 80_000
+DYING_EVERY_MS, DYING_TRIES = 2.0, 500
 CALLS_MAX = 60  # A process that is to die at a system call does so within so many.
 
 
@@ -482,6 +483,18 @@ class Faults:
         elif all(name in RECORD_WORKLOADS for name in self.plan.workloads):
             self._damager.record()
 
+    def damage_dying(self, tries: int = DYING_TRIES) -> None:
+        """Of what nobody else has yet of a node's log one record is damaged, and the node dies of
+        the same trouble. There is seldom such a record: the moment is waited for."""
+        active = self.cluster.acting()
+        role = self._damager.tail(active.state) if active is not None else ""
+        for part in self.cluster.running("node") if role else ():
+            node = part.part.node if part.part is not None else None
+            if node is not None and part.process and node_role(node.incarnation) == role:
+                part.process.crash("killed as its log is damaged")
+        if not role and tries and not self._calm:
+            self._after(DYING_EVERY_MS, lambda: self.damage_dying(tries - 1))
+
     def store_errors(self, kind: str) -> None:
         """Trouble of the object store, for a while."""
         faults, draw = self.cluster.objects.faults, self._draw
@@ -548,6 +561,7 @@ _INJECT: dict[str, Callable[[Faults], None]] = {
     "machine-hidden": Faults.machine_hidden,
     "damage-page": lambda f: f.damage("page"),
     "damage-record": lambda f: f.damage("record"),
+    "damage-dying": Faults.damage_dying,
     "damage-entry": lambda f: f.damage("entry"),
     "damage-store": lambda f: f.damage("store"),
     "store-storm": lambda f: f.store_errors("storm"),

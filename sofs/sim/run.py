@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from sofs.client.aio import AsyncShare, connect
-from sofs.errors import SofsError
+from sofs.errors import DiskFull, SofsError
 from sofs.ports.events import EventList
 from sofs.sim.checkers.violation import Violation
 from sofs.sim.cluster import EVENTS_MAX, Cluster
@@ -40,6 +40,7 @@ PROGRESS_STEPS: Final = 3
 QUIET_MS: Final = 90_000  # Then everybody closes and leaves.
 ONLINE_MS: Final = 150_000
 LED_MS: Final = 90_000
+NEWCOMER_MS: Final = 100
 STATE_MS: Final = 150_000  # Then nothing is pending in the tables, and no waste in the store.
 PASSES_MS: Final = 11_000  # Two passes of the owner's over dead segments.
 DARK_US: Final = 300_000
@@ -224,8 +225,19 @@ class Run:
         share.core.story.events = EventList(EVENTS_MAX)
         return share
 
+    async def _newcomer(self, process: SimProcess) -> AsyncShare:
+        """Connect; a full disk may refuse who comes, since its reserve is for those who are there."""
+        while True:
+            try:
+                return await self._connect(process)
+            except DiskFull as error:
+                if "disk-full" not in self.plan.faults:
+                    raise
+                self.world.tell(f"cannot come: {error}", process)
+            await process.clock.sleep_ms(NEWCOMER_MS)
+
     async def _client(self, process: SimProcess, name: str) -> None:
-        share = await self._connect(process)
+        share = await self._newcomer(process)
         actor = Actor(name, process, share, self.world.draw(f"client/{name}"))
         self.actors.append(actor)
         lanes = [

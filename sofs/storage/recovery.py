@@ -30,8 +30,10 @@ a sequence as durable (R5).
 Checkpoints. The newest CheckpointEntry in the history counts, wherever it lies: an entry is
 written after its object is durable. Objects and segments below it may be gone; epochs that end
 below it are dropped from the history, but for the one that it lies in, so that a follower standing
-exactly there keeps its state. A checkpoint object that is missing is an error, since it is deleted
-only after a newer entry was acknowledged.
+exactly there keeps its state. One that stands below it keeps its state only while what lies between
+is still there: the owner deletes that without regard to followers that are frozen or cut off, and
+these start at the checkpoint, as whoever followed nothing. A checkpoint object that is missing is
+an error, since it is deleted only after a newer entry was acknowledged.
 """
 
 from __future__ import annotations
@@ -142,11 +144,18 @@ class StoreRecovery:
     async def replay(self, lineage: Lineage, *, after: Position | None) -> Replay:
         """Return the state at the lineage's end; see the port."""
         checkpoint = lineage.checkpoint
-        base = after if after is not None and holds(lineage.history, after) else None
-        image: bytes | None = None
-        if base is None and checkpoint is not None:
-            image = await self._load(checkpoint)
-            base = checkpoint.position
+        if after is not None and holds(lineage.history, after):
+            try:
+                return await self._from(lineage, None, after)
+            except Corrupt:
+                # The checkpoint may cover what is missing: below it nothing needs to exist.
+                if checkpoint is None or checkpoint.position.sequence <= after.sequence:
+                    raise
+        image = None if checkpoint is None else await self._load(checkpoint)
+        return await self._from(lineage, image, checkpoint.position if checkpoint else None)
+
+    async def _from(self, lineage: Lineage, image: bytes | None, base: Position | None) -> Replay:
+        """The state at the lineage's end, from ``base`` on, where the state is ``image``."""
         start = 0 if base is None else base.sequence
         position = base or Position(0, 0)
         changesets: list[bytes] = []

@@ -14,11 +14,14 @@ from sofs.constants import MIB
 from sofs.core import messages as m
 from sofs.errors import (
     AccessDenied,
+    Corrupt,
     DeadlineExceeded,
+    DiskFull,
     FileNotAvailable,
     HandleLost,
     LockNotGranted,
     OutcomeUnknown,
+    SofsError,
     StaleGeneration,
     Unavailable,
 )
@@ -256,6 +259,50 @@ async def test_write_settled_as_never_executed_cannot_land_late() -> None:
         node.script = lambda body: None
         assert await file.pwrite(b"def", 0) == 3
         assert rig.volume.executed == [(file.remote.handle, 2)]
+
+
+@pytest.mark.parametrize("refusal", [Corrupt, DiskFull])
+@pytest.mark.parametrize("known", [True, False])
+async def test_refused_copy_of_a_write_that_was_executed_is_no_definite_refusal(
+    refusal: type[SofsError], known: bool
+) -> None:
+    """The second node refuses what comes before it has the file's token: a full disk or a damaged
+    log keep that from it, and nobody else knows that the write was executed."""
+    async with rig_of() as rig, rig.connect() as share:
+        file = await share.open("/a", "w+b")
+        first, second = rig.node_of(share), rig.other_than(rig.node_of(share))
+        first.script = lambda body: LOSE if isinstance(body, m.Write) else None
+        kinds = m.Write if known else m.Write | m.Abandon
+        refusals = [refusal("no"), refusal("no")]
+        second.script = lambda body: (
+            refusals.pop() if isinstance(body, kinds) and refusals else None
+        )
+        pending = asyncio.create_task(file.pwrite(b"abc", 0))
+        await until(lambda: rig.volume.executed)
+        first.kill()
+        with pytest.raises(OutcomeUnknown, match="took" if known else "may have taken") as caught:
+            await pending
+        if known:
+            assert (await share.settle(caught.value.token)).executed
+        else:
+            with pytest.raises(refusal):
+                await share.settle(caught.value.token)
+        assert rig.volume.executed == [(file.remote.handle, 1)]
+
+
+async def test_refused_copy_of_a_write_that_was_not_executed_is_refused_for_ever() -> None:
+    async with rig_of() as rig, rig.connect() as share:
+        file = await share.open("/a", "w+b")
+        first, second = rig.node_of(share), rig.other_than(rig.node_of(share))
+        first.script = lambda body: DROP if isinstance(body, m.Write) else None
+        second.script = lambda body: DiskFull("no") if isinstance(body, m.Write) else None
+        pending = asyncio.create_task(file.pwrite(b"abc", 0))
+        await until(lambda: any(isinstance(b, m.Write) for b in first.seen))
+        first.kill()
+        with pytest.raises(DiskFull):
+            await pending
+        assert [b.op_sequence for b in second.seen if isinstance(b, m.Abandon)] == [1]
+        assert not rig.volume.executed
 
 
 async def test_overlapping_operation_waits_until_the_unknown_one_is_settled() -> None:

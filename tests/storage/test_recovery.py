@@ -281,6 +281,37 @@ def test_a_follower_keeps_its_state_inside_the_lineage_and_reloads_outside(fresh
     run(main())
 
 
+def test_a_follower_behind_what_was_deleted_starts_at_the_checkpoint(fresh) -> None:
+    """It was frozen while the owner named a checkpoint and deleted what that covers; then the owner
+    died. All is there that anybody needs (simulator, seed 188394 with the plan of 88109)."""
+
+    async def main() -> None:
+        owner = await serving(fresh())
+        for index in range(10):
+            await owner.change(b"a%d" % index * 20)
+        behind = Known(owner.position, None)
+        for index in range(30):
+            await owner.change(b"b%d" % index * 20)
+        reference = await owner.checkpoint("checkpoints/c")
+        for index in range(3):
+            await owner.change(b"c%d" % index)
+        numbers = await owner.fenced.list_objects(LOG_1)
+        below = len(numbers) - 4
+        assert await owner.fenced.delete_segments(owner.claim, below_segment=below, keep_first=True)
+        claim = a_claim(2)
+        assert await owner.fenced.try_claim(claim) is None
+        recovery = StoreRecovery(fresh(), CODEC, "volume")
+        lineage = await recovery.derive_lineage(claim, known=behind)
+        assert lineage.checkpoint == reference
+        replay = await recovery.replay(lineage, after=behind.position)
+        assert replay.image == b"|".join(owner.state[:40])
+        assert list(replay.changesets) == owner.state[40:]
+        kept = await recovery.replay(lineage, after=reference.position)
+        assert (kept.image, list(kept.changesets)) == (None, owner.state[40:])
+
+    run(main())
+
+
 def test_a_follower_that_knows_most_of_the_log_derives_the_same_lineage(fresh) -> None:
     async def main() -> None:
         owner = await serving(fresh())

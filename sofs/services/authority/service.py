@@ -427,6 +427,8 @@ class AuthorityPart:
         kept = position.sequence > 0 and holds(lineage.history, position)
         self._step = "read of the tail" if kept else "read of the checkpoint and the log"
         replay = await env.recovery.replay(lineage, after=position if kept else None)
+        if kept and replay.image is not None:
+            kept = False  # The owner had deleted what comes behind it.
         if not kept:
             state.database.close()
             state.database = env.new_database()
