@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 CHECK_STEPS_MAX: Final = 100_000  # For each object; what is not decided by then is counted.
 GATE_SLACK_US: Final = 20_000_000  # What faults may add to a gate's window: freezes, stalls.
+RARE_BYTES: Final = 8  # Of what appends to one file are recognised by.
 # Requests of which a copy may land when its slot was deleted.
 MAKE_STRAYS: Final = ("store-late", "store-replies-lost", "store-loses", "store-slow", "sync-fails")
 WAITING_KINDS: Final = ("lock",)  # May wait for other clients.
@@ -56,9 +57,21 @@ def _times(finals: dict[str, bytes]) -> Callable[[Operation], int]:
         final = finals.get(operation.key)
         if final is None or not operation.arguments[-1]:
             return int(operation.outcome == "ok")
-        return final.count(operation.arguments[-1])
+        return count(final, operation.arguments[-1])
 
     return times
+
+
+def count(text: bytes, part: bytes) -> int:
+    """How often ``part``, which begins with what is rare, is in ``text``: as ``text.count(part)``,
+    which takes eight times as long for records of many equal bytes."""
+    found, head = 0, part[:RARE_BYTES]
+    at = text.find(head)
+    while at >= 0:
+        whole = text.startswith(part, at)
+        found += whole
+        at = text.find(head, at + (len(part) if whole else 1))
+    return found
 
 
 def judge_times(

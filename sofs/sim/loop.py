@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from asyncio import events
+from asyncio import events, format_helpers
 from collections.abc import Callable, Coroutine, Generator, Sequence
 from contextvars import Context, ContextVar, copy_context
 from heapq import heappop, heappush
@@ -56,7 +56,8 @@ OWNER: ContextVar[Owner | None] = ContextVar("sofs.sim.owner", default=None)
 
 
 class _Handle(asyncio.TimerHandle):
-    """A scheduled callback, and whose it is."""
+    """A scheduled callback, and whose it is. Every event of a run is one, so it has what the loop
+    needs and nothing for asyncio's own loops: their two constructors took a tenth of a run."""
 
     __slots__ = ("owner",)
 
@@ -65,18 +66,46 @@ class _Handle(asyncio.TimerHandle):
         when: float,
         callback: Callable[..., object],
         args: Sequence[Any],
-        loop: asyncio.AbstractEventLoop,
         context: Context | None,
     ) -> None:
         if context is None:
             context = copy_context()
-        super().__init__(when, callback, args, loop, context)
+        self._when = when
+        self._callback = callback
+        self._args = args
+        self._context = context
+        self._cancelled = False
         self.owner: Owner | None = context.get(OWNER)
+
+    def __repr__(self) -> str:
+        return f"<{self._callback!r} of {self.owner!r}>"
+
+    def __lt__(self, other: object) -> bool:
+        return False  # Of two timers that are due at one time, the heap decides.
+
+    __eq__ = object.__eq__
+    __hash__ = object.__hash__
+
+    def cancel(self) -> None:
+        self._cancelled = True
+        self._callback = self._args = None  # type: ignore[assignment]
+
+
+def _runs(owner: Owner, handle: _Handle) -> bool:
+    """Whether a callback of ``owner`` may run now; one of a frozen owner waits."""
+    if owner.dead:
+        return False
+    if owner.frozen:
+        owner.parked.append(handle)
+        return False
+    return True
 
 
 class SimLoop(asyncio.BaseEventLoop):
     """See the module. ``trace`` holds (virtual microseconds, draw) of every callback run, when it
     is kept; ``digest`` says the same in one number."""
+
+    _stopping: bool  # Of the base class.
 
     def __init__(self, seed: int, *, keep_trace: bool = True) -> None:
         super().__init__()
@@ -87,14 +116,13 @@ class SimLoop(asyncio.BaseEventLoop):
         self._alive: list[asyncio.Task[Any]] = []
         self._alive_max = 1_000
         self._keep_trace = keep_trace
-        self._same_time = 0
+        self._callbacks_before = 0  # Those that ran before time came to where it is.
         self.over = False  # Set at the end: nothing has an effect any more.
         self.trace: list[tuple[int, int]] = []
         self.digest = 0
         self.callbacks = 0
         self.current: Owner | None = None  # Whose callback runs now.
         self.at_end: list[Callable[[], None]] = []  # Called when nothing has an effect any more.
-        self.set_task_factory(self._make_task)
 
     @property
     def now_us(self) -> int:
@@ -109,13 +137,14 @@ class SimLoop(asyncio.BaseEventLoop):
         """Mix a number into the digest."""
         self.digest = hash((self.digest, value)) & _DIGEST_MASK
 
-    def _make_task(
+    def create_task(  # type: ignore[override]
         self,
-        loop: asyncio.AbstractEventLoop,
-        work: Coroutine[Any, Any, Any] | Generator[Any, None, Any],
+        coro: Coroutine[Any, Any, T] | Generator[Any, None, T],
+        *,
+        name: str | None = None,
         context: Context | None = None,
-    ) -> asyncio.Task[Any]:
-        task: asyncio.Task[Any] = asyncio.Task(work, loop=loop, context=context)
+    ) -> asyncio.Task[T]:
+        task: asyncio.Task[T] = asyncio.Task(coro, loop=self, name=name, context=context)
         self._alive.append(task)
         if len(self._alive) > self._alive_max:
             self._alive = [task for task in self._alive if not task.done()]
@@ -123,64 +152,74 @@ class SimLoop(asyncio.BaseEventLoop):
         return task
 
     def _run_once(self) -> None:
-        ready = self._soon
-        self._advance(ready)
-        if not ready:
-            return
-        drawn = int(self._order.random() * len(ready))
-        handle = ready[drawn]
-        owner = handle.owner
-        if owner is not None and drawn:
-            for at in range(drawn):  # The oldest of this owner.
-                if ready[at].owner is owner:
-                    drawn, handle = at, ready[at]
-                    break
-        del ready[drawn]
-        if handle._cancelled:
-            return
-        if owner is not None:
-            if owner.dead:
-                return
-            if owner.frozen:
-                owner.parked.append(handle)
-                return
-        self._same_time += 1
-        if self._same_time > SAME_TIME_CALLBACKS_MAX:
-            raise BusyLoop(f"{self._same_time} callbacks at {self.time():.6f} s: {handle}")
-        self.callbacks += 1
+        """Run callbacks until the loop is to stop."""
+        ready, timers, draw = self._soon, self._timers, self._order.random
+        try:
+            while True:
+                # Due timers come in; time jumps to the next one when nothing is ready.
+                while timers:
+                    timer = timers[0][2]
+                    if not timer._cancelled and (timer.owner is None or not timer.owner.dead):
+                        break
+                    heappop(timers)
+                if not ready and not self._stopping:
+                    self._jump()
+                now_us = self._now_us
+                while timers and timers[0][0] <= now_us:
+                    timer = heappop(timers)[2]
+                    if not timer._cancelled:
+                        ready.append(timer)
+                if not ready:
+                    return
+                drawn = int(draw() * len(ready))
+                handle = ready[drawn]
+                owner = handle.owner
+                if owner is not None and drawn:
+                    for at in range(drawn):  # The oldest of this owner.
+                        if ready[at].owner is owner:
+                            drawn, handle = at, ready[at]
+                            break
+                del ready[drawn]
+                if not handle._cancelled and (owner is None or _runs(owner, handle)):
+                    self._run(handle, owner, drawn)
+                if self._stopping:
+                    return
+        finally:
+            self.current = None
+
+    def _jump(self) -> None:
+        """Go to the time of the next timer."""
+        if not self._timers:
+            raise Deadlock(f"nothing can happen any more; waiting: {self._waiting()}")
+        due_us = self._timers[0][0]
+        if due_us > self._now_us:
+            self._now_us, self._callbacks_before = due_us, self.callbacks
+
+    def _run(self, handle: _Handle, owner: Owner | None, drawn: int) -> None:
+        callbacks = self.callbacks = self.callbacks + 1
+        if callbacks - self._callbacks_before > SAME_TIME_CALLBACKS_MAX:
+            raise BusyLoop(f"{SAME_TIME_CALLBACKS_MAX} callbacks at {self.time():.6f} s: {handle}")
         number = -1 if owner is None else owner.number
         self.digest = hash((self.digest, self._now_us, drawn, number)) & _DIGEST_MASK
         if self._keep_trace:
             self.trace.append((self._now_us, drawn))
         self.current = owner
-        handle._run()
-        self.current = None
-
-    def _advance(self, ready: list[_Handle]) -> None:
-        """Bring due timers in; jump to the next one when nothing is ready."""
-        timers = self._timers
-        while timers:
-            timer = timers[0][2]
-            if not timer._cancelled and (timer.owner is None or not timer.owner.dead):
-                break
-            heappop(timers)
-        if not ready and not self._stopping:  # type: ignore[attr-defined]
-            if not timers:
-                raise Deadlock(f"nothing can happen any more; waiting: {self._waiting()}")
-            due_us = timers[0][0]
-            if due_us > self._now_us:
-                self._now_us, self._same_time = due_us, 0
-        while timers and timers[0][0] <= self._now_us:
-            timer = heappop(timers)[2]
-            if not timer._cancelled:
-                ready.append(timer)
+        try:
+            handle._context.run(handle._callback, *handle._args)
+        except (SystemExit, KeyboardInterrupt):
+            raise
+        except BaseException as error:
+            source = format_helpers._format_callback_source(handle._callback, handle._args)
+            self.call_exception_handler(
+                {"message": f"Exception in callback {source}", "exception": error}
+            )
 
     # The base class does the same with more checks of what cannot be here.
 
     def call_soon(  # type: ignore[override]
         self, callback: Callable[..., object], *args: Any, context: Context | None = None
     ) -> asyncio.Handle:
-        handle = _Handle(0.0, callback, args, self, context)
+        handle = _Handle(0.0, callback, args, context)
         self._soon.append(handle)
         return handle
 
@@ -191,9 +230,18 @@ class SimLoop(asyncio.BaseEventLoop):
         *args: Any,
         context: Context | None = None,
     ) -> asyncio.TimerHandle:
-        handle = _Handle(when, callback, args, self, context)
+        handle = _Handle(when, callback, args, context)
         heappush(self._timers, (round(when * 1e6), when, handle))
         return handle
+
+    def call_later(  # type: ignore[override]
+        self,
+        delay: float,
+        callback: Callable[..., object],
+        *args: Any,
+        context: Context | None = None,
+    ) -> asyncio.TimerHandle:
+        return self.call_at(self._now_us / 1e6 + delay, callback, *args, context=context)
 
     def close(self) -> None:
         super().close()
@@ -208,9 +256,6 @@ class SimLoop(asyncio.BaseEventLoop):
 
     def _waiting(self) -> list[str]:
         return sorted(task.get_name() for task in self._alive if not task.done())
-
-    def _timer_handle_cancelled(self, handle: asyncio.TimerHandle) -> None:
-        """A cancelled timer is dropped when it comes to the front."""
 
     def _asyncgen_finalizer_hook(self, agen: Any) -> None:
         """A generator that was left half-way is dropped as it stands."""

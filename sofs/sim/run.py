@@ -349,6 +349,7 @@ def quiet(made: list[Run], gone: list[Gone], tracing: bool = False) -> Iterator[
     hook = sys.unraisablehook
     sys.unraisablehook = lambda unraisable: None
     gc.disable()
+    gc.freeze()  # What was there before this run is not looked through behind it.
     log.handlers = [DamageHandler(lambda: _undamaged(made))]
     log.setLevel(logging.ERROR)
     if tracing:
@@ -364,6 +365,7 @@ def quiet(made: list[Run], gone: list[Gone], tracing: bool = False) -> Iterator[
         for _ in range(GARBAGE_ROUNDS_MAX):  # What is finalized leaves garbage in its turn.
             if not gc.collect() or (gone and all(loop() is None for loop in gone)):
                 break
+        gc.unfreeze()
         sys.unraisablehook = hook
 
 

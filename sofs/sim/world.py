@@ -30,7 +30,7 @@ import contextvars
 import logging
 import random
 from collections import deque
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Generator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Final, cast
@@ -77,7 +77,20 @@ class SimClock:
         self._jump_ns += by_ns
 
     async def sleep_ms(self, duration_ms: float) -> None:
-        await asyncio.sleep(max(0.0, duration_ms) / 1000 / self._rate)  # noqa: TID251
+        if duration_ms <= 0:
+            await _TURN
+        else:
+            await asyncio.sleep(duration_ms / 1000 / self._rate)  # noqa: TID251
+
+
+class _Turn:
+    """What ``asyncio.sleep(0)`` awaits: every frame that is sent waits for one."""
+
+    def __await__(self) -> Generator[None, None, None]:
+        yield
+
+
+_TURN: Final = _Turn()
 
 
 class SimEntropy:
