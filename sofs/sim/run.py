@@ -226,7 +226,7 @@ class Run:
         return share
 
     async def _newcomer(self, process: SimProcess) -> AsyncShare:
-        """Connect; a full disk may refuse who comes, since its reserve is for those who are there."""
+        """Connect; a full disk may refuse who comes: its reserve is for those who are there."""
         while True:
             try:
                 return await self._connect(process)
