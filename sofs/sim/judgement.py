@@ -132,6 +132,7 @@ def _slot_store(
         key[len(ROOT) + 1 :]: data
         for key, data in cluster.objects.objects.items()
         if key.startswith(f"{ROOT}/") and not key.startswith(f"{CLUSTER_ROOT}/")
+        if key not in cluster.objects.back
     }
     fences = [key for key, data in objects.items() if key.startswith("logs/") and is_fence(data)]
     strays = any(fault in cluster.plan.faults for fault in MAKE_STRAYS)

@@ -75,6 +75,9 @@ class SimObjects:
         self.objects: dict[str, bytes] = {}
         self.draw: random.Random = world.draw("objects")
         self._deleted_us: dict[str, int] = {}
+        # Deleted, and there again: no name is given twice, so a request came late. The next
+        # take-over deletes it.
+        self.back: dict[str, None] = {}
 
     # Effects --------------------------------------------------------------------------------
 
@@ -85,7 +88,8 @@ class SimObjects:
         if key in self.objects:
             return False
         self.objects[key] = data
-        self._deleted_us.pop(key, None)
+        if self._deleted_us.pop(key, None) is not None:
+            self.back[key] = None
         return True
 
     def put(self, key: str, data: bytes) -> None:
@@ -99,6 +103,7 @@ class SimObjects:
 
     def delete(self, key: str) -> None:
         if self.objects.pop(key, None) is not None:
+            self.back.pop(key, None)
             if len(self._deleted_us) >= TOMBSTONES_MAX:
                 self._deleted_us.clear()
             self._deleted_us[key] = self.world.loop.now_us

@@ -108,6 +108,13 @@ _DAMAGE: Final = {
     "fault_ms": 4_000.0,
     "delay_us": 5_000.0,
 }
+_BUSY: Final = {
+    **_STALLS,
+    "workloads": ["registers", "copies"],
+    "faults": ["cut", "kill-node"],
+    "fault_every_ms": 300.0,
+    "moves": 0.3,
+}
 FOCUS: Final[dict[str, dict[str, Any]]] = {
     "ack-before-fsync": _DARK,
     "no-fsync": _DARK,
@@ -190,6 +197,16 @@ FOCUS: Final[dict[str, dict[str, Any]]] = {
         "restart_ms": [50.0, 200.0],
     },
     "live-handles-in-the-gate": _DEATHS,
+    "window-not-handed-over": _BUSY,
+    "stat-from-the-table": {**_BUSY, "workloads": ["appends", "private", "registers"]},
+    "group-answered-early": {
+        **_DEATHS,
+        "workloads": ["tree", "locks", "exclusive"],
+        "faults": ["lost-tail"],
+        "fault_every_ms": 500.0,
+        "restart_ms": [50.0, 200.0],
+        "lanes": 3,
+    },
     "superseded-authority-answers": {
         **_ZOMBIES,
         "workloads": ["tree"],
