@@ -1,4 +1,7 @@
-"""Processes for many runs: each keeps to one processor, and is replaced before its leaks count.
+"""Processes for many runs: each keeps to one processor, and is replaced before its garbage counts.
+
+They have the collector off, so that nothing is taken apart that the end of the process gives back
+(``run.quiet``), and SQLite has no locks in them.
 
 Runs whose system calls interleave hand over between threads at each of them (``baton``). On one
 processor that is a switch; between two it is a wake-up, which costs several times as much.
@@ -12,7 +15,9 @@ import multiprocessing.pool
 import os
 from typing import Any, Final
 
-RUNS_A_PROCESS: Final = 40
+from sofs.storage import without_locks
+
+RUNS_A_PROCESS: Final = 8  # A run leaves 10 MB, some leave 50; a new process takes 20 ms.
 
 
 def pool(processes: int, runs_a_process: int = RUNS_A_PROCESS) -> multiprocessing.pool.Pool:
@@ -24,7 +29,8 @@ def pool(processes: int, runs_a_process: int = RUNS_A_PROCESS) -> multiprocessin
 
 def _begin(pids: Any) -> None:
     """In a new process of the pool."""
-    gc.freeze()  # Modules are no garbage: looking through them takes longer than a short run.
+    gc.disable()
+    without_locks()
     if not hasattr(os, "sched_setaffinity"):
         return
     processors = sorted(os.sched_getaffinity(0))

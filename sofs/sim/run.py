@@ -348,6 +348,7 @@ def quiet(made: list[Run], gone: list[Gone], tracing: bool = False) -> Iterator[
     before = log.level, log.propagate, list(log.handlers)
     hook = sys.unraisablehook
     sys.unraisablehook = lambda unraisable: None
+    collected = gc.isenabled()  # Else the process ends before its garbage counts (``pool``).
     gc.disable()
     gc.freeze()  # What was there before this run is not looked through behind it.
     log.handlers = [DamageHandler(lambda: _undamaged(made))]
@@ -361,10 +362,11 @@ def quiet(made: list[Run], gone: list[Gone], tracing: bool = False) -> Iterator[
     finally:
         log.setLevel(before[0])
         log.propagate, log.handlers = before[1], before[2]
-        gc.enable()
-        for _ in range(GARBAGE_ROUNDS_MAX):  # What is finalized leaves garbage in its turn.
-            if not gc.collect() or (gone and all(loop() is None for loop in gone)):
-                break
+        if collected:
+            gc.enable()
+            for _ in range(GARBAGE_ROUNDS_MAX):  # What is finalized leaves garbage in its turn.
+                if not gc.collect() or (gone and all(loop() is None for loop in gone)):
+                    break
         gc.unfreeze()
         sys.unraisablehook = hook
 

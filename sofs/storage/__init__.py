@@ -16,7 +16,7 @@ from sofs.storage.probe import attach
 from sofs.storage.recovery import StoreRecovery
 from sofs.storage.runtime import SystemClock, SystemEntropy, ThreadBlocking
 from sofs.storage.slots import MemorySlotStore
-from sofs.storage.state import ApswState
+from sofs.storage.state import ApswState, without_locks
 
 __all__ = [
     "ApswState",
@@ -32,4 +32,5 @@ __all__ = [
     "ThreadBlocking",
     "attach",
     "open_fenced",
+    "without_locks",
 ]
