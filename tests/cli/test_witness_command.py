@@ -101,8 +101,12 @@ def witness(cluster: LocalCluster, *words: str) -> int:
 def test_ls_tells_who_uses_which_node_and_who_watches_it(
     cluster: LocalCluster, share: sofs.Share, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert witness(cluster, "ls", "--json") == 0
-    [client] = json.loads(capsys.readouterr().out)["clients"]
+    def clients() -> list[dict[str, object]]:
+        assert witness(cluster, "ls", "--json") == 0
+        return json.loads(capsys.readouterr().out)["clients"]
+
+    until(clients)  # A leader that has just begun does not know yet where the witnesses listen.
+    [client] = clients()
     assert client["ClientName"] == share.client_id.hex()
     assert client["FileServerNode"] == cluster.node_at(share.facts().address)
     assert client["IpAddress"] == share.facts().address
