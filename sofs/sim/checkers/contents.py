@@ -18,6 +18,7 @@ those whose place nobody knows may have left pieces of their data anywhere.
 from __future__ import annotations
 
 import itertools
+from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -100,20 +101,20 @@ def _check_file(
     final = final.ljust(end, b"\0")
     runs = list(itertools.pairwise(borders))
     cover = _covering(effects, runs)
+    elsewhere = _Anywhere(anywhere)
     while True:
         winners: dict[int, _Effect] = {}
         sure_now: list[_Effect] = []
         for number, (first, stop) in enumerate(runs):
             value = final[first:stop]
             able = [e for e in _possible(cover[number]) if e.at(first, stop) == value]
-            if anywhere and _pieces(value, anywhere) <= len(anywhere):
+            if len(able) > 1 or elsewhere.explains(number, value):
                 continue
             if not able:
                 return [_lost(key, first, stop, value, cover[number])]
-            if len(able) == 1:
-                winners[number] = able[0]
-                if not able[0].sure:
-                    sure_now.append(able[0])
+            winners[number] = able[0]
+            if not able[0].sure:
+                sure_now.append(able[0])
         if not sure_now:
             break
         for effect in sure_now:
@@ -143,19 +144,57 @@ def _possible(cover: Sequence[_Effect]) -> list[_Effect]:
     ]  # fmt: skip
 
 
-def _pieces(value: bytes, anywhere: Sequence[bytes]) -> int:
-    """In how few pieces of ``anywhere``, and zeros, a run can be cut; one more than there are if it
-    cannot. Zeros are where a truncate made the file longer."""
-    at = count = 0
-    while at < len(value) and count <= len(anywhere):
-        step = 0
-        while at + step < len(value) and any(value[at : at + step + 1] in d for d in anywhere):
-            step += 1
-        if not step and value[at]:
-            return len(anywhere) + 1
-        at += step or 1
-        count += step > 0
-    return count
+class _Anywhere:
+    """The data of appends whose place nobody knows.
+
+    A run may hold pieces of it. Appends land at the end of a file, and what a truncate cuts is gone
+    from there on; so the head of an append may be left, but its tail only with its head. Therefore
+    a piece begins where an append begins, or where the run does.
+    """
+
+    def __init__(self, data: Sequence[bytes]) -> None:
+        self._count_max = len(data)
+        self._sorted = sorted(data)  # What has most in common with a value is its neighbour here.
+        self._joined = b"".join(data)
+        self._explained: dict[int, bool] = {}  # By run.
+
+    def explains(self, number: int, value: bytes) -> bool:
+        """Whether run ``number`` can be cut in as many pieces as there are appends, and zeros.
+        Zeros are where a truncate made the file longer."""
+        if not self._count_max:
+            return False
+        found = self._explained.get(number)
+        if found is None:
+            found = self._explained[number] = self._cut(value)
+        return found
+
+    def _cut(self, value: bytes) -> bool:
+        never = self._count_max + 1
+        least = [0, *[never] * len(value)]  # By place: of how many pieces what is before it can be.
+        for at, byte in enumerate(value):
+            count = least[at]
+            if count == never:
+                continue
+            if not byte:
+                least[at + 1] = min(least[at + 1], count)
+            for stop in range(at + 1, at + self._reach(value, at) + 1):
+                least[stop] = min(least[stop], count + 1)
+        return least[-1] < never
+
+    def _reach(self, value: bytes, at: int) -> int:
+        """How long a piece that begins at ``at`` can be."""
+        if not at:  # The middle of one; that it may reach into the next one does no harm.
+            lengths = range(1, len(value) + 1)
+            return bisect_left(lengths, True, key=lambda n: value[:n] not in self._joined)
+        rest = value[at:]
+        place = bisect_left(self._sorted, rest)
+        return max(_common(rest, data) for data in self._sorted[max(place - 1, 0) : place + 1])
+
+
+def _common(one: bytes, two: bytes) -> int:
+    """How many bytes both begin with."""
+    pairs = enumerate(zip(one, two, strict=False))
+    return next((at for at, (a, b) in pairs if a != b), min(len(one), len(two)))
 
 
 def _lost(key: str, first: int, end: int, value: bytes, cover: Sequence[_Effect]) -> Violation:

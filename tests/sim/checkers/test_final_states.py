@@ -96,6 +96,19 @@ def test_an_append_that_nobody_was_told_of_may_be_anywhere() -> None:
     assert check_contents(story, {"/f": b"firstthird"})
 
 
+def test_of_an_append_with_an_unknown_place_a_tail_is_left_only_with_its_head() -> None:
+    story = Story()
+    story.did("a", "append", b"first", gives=0)
+    for data in (b"second", b"third"):
+        story.unknown(story.call("a", "append", data))
+    assert not check_contents(story, {"/f": b"firstthirdsecond"})
+    assert not check_contents(story, {"/f": b"firstthi"})  # A truncate may have cut it,
+    assert check_contents(story, {"/f": b"firstsecondird"})
+    story.did("a", "truncate", 7)
+    assert not check_contents(story, {"/f": b"firstththird"})  # and the next one lands there.
+    assert check_contents(story, {"/f": b"firstthirdird"})
+
+
 _WRITE = st.tuples(st.integers(0, 4), st.sampled_from([b"a", b"bc", b"def"]))
 
 
