@@ -71,6 +71,7 @@ WORKLOAD_NAMES: Final = (
     "locks",
     "whole",
 )
+PACED_AFTER: Final = 1_000  # Operations: more of them find less than another seed does.
 LATER_WORKLOADS: Final = ("opened", "overwrites", "apps", "copies")
 
 
@@ -114,6 +115,7 @@ class Plan:
     steps: list[str] = field(default_factory=list)  # System calls that may be trapped; none: all.
     reads: float = 0.0  # Chance of a step that only reads, beside the mix (tree, overwrites).
     dark_end: bool = False  # When all is quiet all machines lose power; everything is read again.
+    paced_after: int = 0  # Operations; after them clients think longer. 0: never.
 
     @property
     def handles_may_be_lost(self) -> bool:
@@ -168,6 +170,7 @@ def draw_plan(seed: int) -> Plan:
     _draw_store(plan, random.Random(f"{seed}/plan/store"))
     _draw_steps(plan, random.Random(f"{seed}/plan/steps"))
     _draw_moves(plan, random.Random(f"{seed}/plan/moves"))
+    plan.paced_after = PACED_AFTER
     return plan
 
 

@@ -46,6 +46,7 @@ PASSES_MS: Final = 11_000  # Two passes of the owner's over dead segments.
 DARK_US: Final = 300_000
 LOOK_EVERY_S: Final = 0.02
 LOOPS_A_PACE: Final = 6  # More client loops than this share what so many would do.
+PACED_THINK: Final = 8  # So much longer a client thinks once the run has had its operations.
 GARBAGE_ROUNDS_MAX: Final = 100
 
 
@@ -260,7 +261,8 @@ class Run:
                 actor.healed_steps += healed
             except SofsError as error:
                 self.world.tell(f"{workload.name}: {error}", actor.process)
-            await pause(actor, self.think_ms)
+            paced = 0 < self.plan.paced_after <= len(self.history.operations)
+            await pause(actor, self.think_ms * (PACED_THINK if paced else 1))
 
     async def _as_client(self, name: str, work: Callable[[Actor], Any], limit_ms: int) -> None:
         process = self.cluster.client(name)

@@ -106,7 +106,7 @@ def _exchange(where: str, text: str, stack: ExitStack) -> None:
 
 def plan_of(name: str, seed: int) -> Plan:
     """The plan with which ``seed`` searches for a bug."""
-    return replace(draw_plan(seed), **FOCUS.get(name, {}))
+    return replace(draw_plan(seed), paced_after=0, **FOCUS.get(name, {}))  # All the load it had.
 
 
 def failures(bug: Bug, seed: int, plan: Plan | None = None) -> list[str]:
