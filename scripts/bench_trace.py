@@ -115,14 +115,15 @@ class Bench:
             if not self.in_place():
                 time.sleep(0.5)
                 continue
-            found = {}
+            found, used = {}, {}
             for work in (on, off) if pair % 2 else (off, on):
                 before = self.processor_s("node-1" if work is on else "node-2")
                 found[work] = rate(work, threads, self.seconds)[0]
-                after = self.processor_s("node-1" if work is on else "node-2")
-                spent[work] += after - before
-                done[work] += found[work] * self.seconds
+                used[work] = self.processor_s("node-1" if work is on else "node-2") - before
             if self.in_place():
+                for work in (on, off):
+                    spent[work] += used[work]
+                    done[work] += found[work] * self.seconds
                 ratios.append(found[on] / found[off])
                 speeds.append(found[on])
         if not ratios:
