@@ -319,10 +319,13 @@ def test_administrators_see_registrations_page_by_page(monkeypatch: pytest.Monke
     registry = registered()
     registry.register(0, STREAM, b"c", request(client_name="other", share_name=""))
     registry.ask(0, STREAM, b"ctx", "call")
-    [first], [second] = registry.clients(0), registry.clients(1)
+    ([first], one), ([second], two) = registry.clients(0), registry.clients(1)
+    assert (one, two) == (1, 0)
     assert (first.client_name, first.node, first.state) == ("me", "a", "requested-notification")
     assert (second.client_name, second.share_name, second.state) == ("other", "", "registered")
-    assert registry.clients(2) == []
+    registry.unregister(STREAM, b"ctx")
+    assert registry.clients(one) == ([second], 0), "a page begins where it did, whoever left"
+    assert registry.clients(2) == ([], 0)
 
 
 # What is believed of a node
