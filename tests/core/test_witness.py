@@ -124,6 +124,13 @@ def test_a_registration_for_the_whole_cluster_needs_no_share() -> None:
     registered(share_name="")
 
 
+def test_the_flag_for_ip_changes_is_taken_and_changes_nothing_else() -> None:
+    registry = registered(flags=w.IP_NOTIFICATION)
+    assert [client.flags for client in registry.clients(0)[0]] == [w.IP_NOTIFICATION]
+    registry.ask(0, STREAM, b"ctx", "call")
+    assert kinds(registry.turned(1, A, w.UNAVAILABLE)) == [("call", w.UNAVAILABLE)]
+
+
 def test_a_witness_that_does_not_reach_the_node_refuses_to_watch_it() -> None:
     registry = registry_of(w.UNAVAILABLE)
     with pytest.raises(InvalidState, match="another witness"):
