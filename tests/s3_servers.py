@@ -94,16 +94,29 @@ def weed() -> str | None:
     return str(beside) if beside.exists() else shutil.which("weed")
 
 
+# It ends with us, however we end: a test run that is killed leaves no server behind.
+BOUND = """
+import os, sys
+from sofs.actors.procfile import die_with_parent
+parent = int(os.environ["SOFS_TEST_PARENT"])
+die_with_parent()
+if os.getppid() == parent:
+    os.execv(sys.argv[1], sys.argv[1:])
+"""
+
+
 @contextmanager
 def seaweedfs(folder: Path) -> Iterator[str]:
     """Run SeaweedFS with its data in ``folder``; gives its endpoint."""
     program = weed()
     assert program is not None
     master, volume, filer, s3 = _free_ports(4)
+    (logs := folder / "logs").mkdir(exist_ok=True)  # Else they are left in /tmp.
     with (folder / "weed.log").open("w") as log:
         process = subprocess.Popen(
             [
-                program, "server", f"-dir={folder}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1",
+                sys.executable, "-c", BOUND, program, f"-logdir={logs}",
+                "server", f"-dir={folder}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1",
                 f"-master.port={master}", "-master.volumeSizeLimitMB=64",
                 f"-volume.port={volume}", "-volume.max=20",
                 "-filer", f"-filer.port={filer}", "-s3", f"-s3.port={s3}",
@@ -112,6 +125,7 @@ def seaweedfs(folder: Path) -> Iterator[str]:
             ],
             stdout=log,
             stderr=log,
+            env={**os.environ, "SOFS_TEST_PARENT": str(os.getpid())},
         )  # fmt: skip
         try:
             endpoint = f"http://127.0.0.1:{s3}"

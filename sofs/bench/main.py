@@ -21,6 +21,7 @@ from sofs.bench import scale
 from sofs.bench.direct import BLOCK, LARGE_MIB, MIB, Direct, rate
 from sofs.bench.pauses import Pauses, measure, measure_moves
 from sofs.client.sync import File, Share
+from sofs.interrupts import signals_interrupt
 from sofs.telemetry.waterfall import worst_failover
 from sofs.testing import LocalCluster
 
@@ -327,8 +328,15 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the benchmarks; returns 0, or 1 when an application saw an error."""
+    """Run the benchmarks; returns 0, or 1 when an application saw an error. Ctrl-C and SIGTERM end
+    all that was started, and raise KeyboardInterrupt."""
     options = make_parser().parse_args(argv)
+    with signals_interrupt():
+        return run(options)
+
+
+def run(options: argparse.Namespace) -> int:
+    """What ``main`` does, with its options."""
     if "://" in (options.root or "") and not options.root.startswith("file://"):
         rows, pauses, worst = measure_url(options)
         files = []  # The authority alone is measured on a folder.

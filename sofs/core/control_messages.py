@@ -190,21 +190,24 @@ class MoveOutcome(Message):
 @message(153)
 @dataclass(slots=True)
 class ListWitnessed(Message):
-    """-> WitnessedList. Leave out the first ``skip``."""
+    """-> WitnessedList: the registrations that were made after the one with the number ``after``;
+    0: all."""
 
-    skip: int = 0
+    after: int = 0
 
 
 @message(154)
 @dataclass(slots=True)
 class WitnessedList(Message):
-    """Some registrations, of ``total``. ``address``: of the node beside the witness."""
+    """Some registrations, of ``total``. ``address``: of the node beside the witness. ``next``: ask
+    for those after this number, too; 0: these were the last."""
 
     witness: str = ""
     address: str = ""
     net_name: str = ""
     clients: list[WitnessedClient] = field(default_factory=list)
     total: int = 0
+    next: int = 0
 
 
 @message(155)

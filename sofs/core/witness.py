@@ -227,8 +227,9 @@ class NodeView:
 
 @dataclass(slots=True)
 class Registration(Generic[Asker]):
-    """One client's wish to hear of one node."""
+    """One client's wish to hear of one node. ``number``: its witness counts them, from 1."""
 
+    number: int
     owner: object
     context: bytes
     client_name: str
@@ -266,6 +267,7 @@ class WitnessRegistry(Generic[Asker]):
             self._states[own_node] = AVAILABLE
         self._registrations: dict[bytes, Registration[Asker]] = {}
         self._by_owner: dict[object, dict[bytes, None]] = {}
+        self._numbered = 0
 
     # Nodes
 
@@ -368,7 +370,9 @@ class WitnessRegistry(Generic[Asker]):
                 f"{OWNER_REGISTRATIONS_MAX} registrations of one stream; unregister one first"
             )
         owned[context] = None
+        self._numbered += 1
         self._registrations[context] = Registration(
+            self._numbered,
             owner,
             context,
             request.client_name,
@@ -421,22 +425,27 @@ class WitnessRegistry(Generic[Asker]):
 
     # Moves
 
-    def clients(self, skip: int) -> list[WitnessedClient]:
-        """Registrations as administrators see them, but the first ``skip``."""
-        return [
-            WitnessedClient(
-                r.client_name,
-                r.share_name,
-                r.address,
-                self._names.get(r.address, "") or r.address,
-                "registered" if r.asker is None else "requested-notification",
-                r.flags,
-                r.version,
-                r.sent,
-                len(r.queue),
-            )
-            for r in islice(self._registrations.values(), skip, skip + LISTED_MAX)
-        ]
+    def clients(self, after: int) -> tuple[list[WitnessedClient], int]:
+        """LISTED_MAX registrations as administrators see them, those that were made after number
+        ``after`` (0: all); and the number after which to go on, 0 if these were the last. Numbers
+        grow and stay, whoever leaves meanwhile."""
+        rest = (r for r in self._registrations.values() if r.number > after)
+        page = list(islice(rest, LISTED_MAX))
+        following = page[-1].number if next(rest, None) is not None else 0
+        return [self._seen_by_administrators(r) for r in page], following
+
+    def _seen_by_administrators(self, r: Registration[Asker]) -> WitnessedClient:
+        return WitnessedClient(
+            r.client_name,
+            r.share_name,
+            r.address,
+            self._names.get(r.address, "") or r.address,
+            "registered" if r.asker is None else "requested-notification",
+            r.flags,
+            r.version,
+            r.sent,
+            len(r.queue),
+        )
 
     def has(self, context: bytes, owner: object | None = None) -> bool:
         """Is there such a registration, of ``owner`` if one is given?"""

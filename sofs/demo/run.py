@@ -9,14 +9,11 @@ from __future__ import annotations
 import argparse
 import contextlib
 import shutil
-import signal
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from types import FrameType
 from typing import Final
 
 from sofs.client.sync import Share, connect
@@ -28,6 +25,7 @@ from sofs.demo.meter import Meter, timed_share
 from sofs.demo.report import Narrator, Outcome, print_outcome, write_json
 from sofs.demo.tree import Comparer, Copier, Tree
 from sofs.errors import SofsError
+from sofs.interrupts import signals_interrupt
 from sofs.telemetry.waterfall import worst_failover
 
 NODES: Final = 3
@@ -49,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     narrator = Narrator(sys.stderr if options.json == "-" else sys.stdout)
     outcome = Outcome("local Ray" if ray else "plain processes, without Ray")
     try:
-        with _signals_interrupt(), _folder(options.folder) as folder:
+        with signals_interrupt(), _folder(options.folder) as folder:
             Demo(folder, ray, options, narrator, outcome).run()
     except KeyboardInterrupt:
         narrator.say("interrupted; everything that was started has been ended")
@@ -121,30 +119,6 @@ def make_parser() -> argparse.ArgumentParser:
         help="write all facts as JSON to FILE, or to standard output",
     )  # fmt: skip
     return parser
-
-
-@contextlib.contextmanager
-def _signals_interrupt() -> Iterator[None]:
-    """SIGTERM and SIGHUP end the demo as Ctrl-C does. Once it is ending, further ones wait for the
-    clean-up."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    ending = False
-
-    def interrupt(number: int, frame: FrameType | None) -> None:
-        nonlocal ending
-        if not ending:
-            ending = True
-            raise KeyboardInterrupt
-
-    caught = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-    before = [signal.signal(each, interrupt) for each in caught]
-    try:
-        yield
-    finally:
-        for each, handler in zip(caught, before, strict=True):
-            signal.signal(each, handler)
 
 
 @contextlib.contextmanager

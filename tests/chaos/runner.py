@@ -1,8 +1,9 @@
 """Rounds of faults against a local cluster under load, and the table of what clients saw.
 
-A round picks a fault from the seed, makes sure that operations are in flight, applies it, and waits
-until every worker completed operations that began after the fault. A round with nothing in flight
-does not count.
+Faults are dealt like cards: each of them once, in the seed's order, before any comes again. A round
+makes sure that operations are in flight, applies its fault, and waits until every worker completed
+operations that began after the fault. A round with nothing in flight does not count, and its fault
+is tried again.
 """
 
 from __future__ import annotations
@@ -19,11 +20,14 @@ from .workloads import Worker
 
 RECOVERED_S_MAX = 60.0
 SETTLE_S = 0.15
+MISSED_S = 1.0  # So long a part is frozen that no operation waits for: others are to miss it.
+WAITED_FOR = ("node", "coordinator")  # Their silence is missed by who has something in flight.
 
 
 @dataclass
 class Round:
     fault: str
+    role: str  # Of the target; "" if that is everything.
     target: str
     in_flight: int
     pause_ms: float
@@ -44,14 +48,19 @@ class Runner:
         return [error for worker in self.workers for error in worker.errors]
 
     def run(self, faults: Sequence[tuple[str, str]], rounds: int) -> None:
-        """Run until ``rounds`` faults hit with operations in flight; stops at the first error."""
+        """Run until ``rounds`` faults (kind and role) hit with operations in flight; stops at the
+        first error."""
         tries = 0
+        deck: list[tuple[str, str]] = []
         while len(self.rounds) < rounds and not self.errors():
             tries += 1
             if tries > 3 * rounds + 10:
                 raise AssertionError("too many rounds had nothing in flight")
-            fault, role = self.random.choice(list(faults))
-            self.one(fault, self.pick(role))
+            if not deck:
+                deck = self.random.sample(list(faults), len(faults))
+            fault, role = deck[-1]
+            if self.one(fault, self.pick(role)) is not None:
+                deck.pop()
             time.sleep(self.random.random() * SETTLE_S)
 
     def pick(self, role: str) -> str:
@@ -76,6 +85,8 @@ class Runner:
             self.cluster.revive()
         try:
             self.wait_recovered(fault, target)
+            if fault == "freeze" and self.cluster.parts[target].role not in WAITED_FOR:
+                time.sleep(MISSED_S)
         finally:
             if fault == "freeze":
                 self.note(f"thaw {target}")
@@ -84,7 +95,8 @@ class Runner:
             self.wait_recovered(fault, target)
         if in_flight == 0:
             return None
-        round_ = Round(fault, target, in_flight, max(w.longest_ms for w in self.workers))
+        role = self.cluster.parts[target].role if target in self.cluster.parts else ""
+        round_ = Round(fault, role, target, in_flight, max(w.longest_ms for w in self.workers))
         self.rounds.append(round_)
         print(
             f"{len(self.rounds):4d} {fault:7s} {target:12s} in flight {in_flight:2d}  "

@@ -124,6 +124,13 @@ def test_a_registration_for_the_whole_cluster_needs_no_share() -> None:
     registered(share_name="")
 
 
+def test_the_flag_for_ip_changes_is_taken_and_changes_nothing_else() -> None:
+    registry = registered(flags=w.IP_NOTIFICATION)
+    assert [client.flags for client in registry.clients(0)[0]] == [w.IP_NOTIFICATION]
+    registry.ask(0, STREAM, b"ctx", "call")
+    assert kinds(registry.turned(1, A, w.UNAVAILABLE)) == [("call", w.UNAVAILABLE)]
+
+
 def test_a_witness_that_does_not_reach_the_node_refuses_to_watch_it() -> None:
     registry = registry_of(w.UNAVAILABLE)
     with pytest.raises(InvalidState, match="another witness"):
@@ -319,10 +326,13 @@ def test_administrators_see_registrations_page_by_page(monkeypatch: pytest.Monke
     registry = registered()
     registry.register(0, STREAM, b"c", request(client_name="other", share_name=""))
     registry.ask(0, STREAM, b"ctx", "call")
-    [first], [second] = registry.clients(0), registry.clients(1)
+    ([first], one), ([second], two) = registry.clients(0), registry.clients(1)
+    assert (one, two) == (1, 0)
     assert (first.client_name, first.node, first.state) == ("me", "a", "requested-notification")
     assert (second.client_name, second.share_name, second.state) == ("other", "", "registered")
-    assert registry.clients(2) == []
+    registry.unregister(STREAM, b"ctx")
+    assert registry.clients(one) == ([second], 0), "a page begins where it did, whoever left"
+    assert registry.clients(2) == ([], 0)
 
 
 # What is believed of a node

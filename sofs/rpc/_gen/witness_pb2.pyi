@@ -130,24 +130,26 @@ class WitnessedClient(_message.Message):
     def __init__(self, client_name: _Optional[str] = ..., share_name: _Optional[str] = ..., address: _Optional[str] = ..., node: _Optional[str] = ..., state: _Optional[str] = ..., flags: _Optional[int] = ..., version: _Optional[int] = ..., sent: _Optional[int] = ..., queued: _Optional[int] = ...) -> None: ...
 
 class ListWitnessed(_message.Message):
-    __slots__ = ("skip",)
-    SKIP_FIELD_NUMBER: _ClassVar[int]
-    skip: int
-    def __init__(self, skip: _Optional[int] = ...) -> None: ...
+    __slots__ = ("after",)
+    AFTER_FIELD_NUMBER: _ClassVar[int]
+    after: int
+    def __init__(self, after: _Optional[int] = ...) -> None: ...
 
 class WitnessedList(_message.Message):
-    __slots__ = ("witness", "address", "net_name", "clients", "total")
+    __slots__ = ("witness", "address", "net_name", "clients", "total", "next")
     WITNESS_FIELD_NUMBER: _ClassVar[int]
     ADDRESS_FIELD_NUMBER: _ClassVar[int]
     NET_NAME_FIELD_NUMBER: _ClassVar[int]
     CLIENTS_FIELD_NUMBER: _ClassVar[int]
     TOTAL_FIELD_NUMBER: _ClassVar[int]
+    NEXT_FIELD_NUMBER: _ClassVar[int]
     witness: str
     address: str
     net_name: str
     clients: _containers.RepeatedCompositeFieldContainer[WitnessedClient]
     total: int
-    def __init__(self, witness: _Optional[str] = ..., address: _Optional[str] = ..., net_name: _Optional[str] = ..., clients: _Optional[_Iterable[_Union[WitnessedClient, _Mapping]]] = ..., total: _Optional[int] = ...) -> None: ...
+    next: int
+    def __init__(self, witness: _Optional[str] = ..., address: _Optional[str] = ..., net_name: _Optional[str] = ..., clients: _Optional[_Iterable[_Union[WitnessedClient, _Mapping]]] = ..., total: _Optional[int] = ..., next: _Optional[int] = ...) -> None: ...
 
 class MoveClients(_message.Message):
     __slots__ = ("client_name", "share_name", "leaving", "destinations")

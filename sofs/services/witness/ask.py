@@ -23,6 +23,7 @@ from sofs.core.messages import (
     WitnessedClient,
     WitnessedList,
 )
+from sofs.core.witness import REGISTRATIONS_MAX
 from sofs.errors import InvalidParameter, NotFound, SofsError, Unavailable
 from sofs.ports.runtime import Clock
 from sofs.ports.stream import Transport
@@ -45,18 +46,20 @@ class Survey:
 
 
 async def list_all(clock: Clock, transport: Transport, address: str) -> WitnessedList:
-    """All registrations of the witness at ``address``, page by page."""
+    """All registrations of the witness at ``address``, page by page, in the order in which they
+    were made: one that lasts until the end is there, and none twice. Newcomers come last, so
+    REGISTRATIONS_MAX of them are the end, however many more keep coming."""
     whole = await _page(clock, transport, address, 0)
-    while len(whole.clients) < whole.total:
-        page = await _page(clock, transport, address, len(whole.clients))
-        if not page.clients:
-            break  # Some ended meanwhile.
+    after = whole.next
+    while after and len(whole.clients) < REGISTRATIONS_MAX:
+        page = await _page(clock, transport, address, after)
         whole.clients += page.clients
+        after = page.next
     return whole
 
 
-async def _page(clock: Clock, transport: Transport, address: str, skip: int) -> WitnessedList:
-    body = ListWitnessed(skip)
+async def _page(clock: Clock, transport: Transport, address: str, after: int) -> WitnessedList:
+    body = ListWitnessed(after)
     return await ask_part(clock, transport, address, body, WitnessedList, LIST_MS_MAX)
 
 

@@ -316,7 +316,7 @@ class WitnessPart:
         elif isinstance(envelope.body, PartState):
             channel.reply(envelope.call, self.describe())
         elif isinstance(envelope.body, ListWitnessed):
-            channel.reply(envelope.call, self.listed(envelope.body.skip))
+            channel.reply(envelope.call, self.listed(envelope.body.after))
         elif isinstance(envelope.body, MoveClients):
             channel.serve(envelope.call, self.move(envelope.body))
         elif isinstance(envelope.body, LookAtShares) and self._config.shares is not None:
@@ -406,15 +406,17 @@ class WitnessPart:
     # Administrators
     # ---------------------------------------------------------------------------------
 
-    def listed(self, skip: int = 0) -> WitnessedList:
-        """Registrations for administrators, but the first ``skip``."""
+    def listed(self, after: int = 0) -> WitnessedList:
+        """Registrations for administrators, from the one after the number ``after``."""
         registry = self.registry
+        clients, following = registry.clients(after)
         return WitnessedList(
             self._config.name,
             registry.own_node,
             registry.net_name,
-            registry.clients(skip),
+            clients,
             len(registry),
+            following,
         )
 
     async def move(self, body: MoveClients) -> ClientsMoved:

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 
 import pytest
-from witness_rig import HERE, NODES, ask, net_of, request
+from witness_rig import HERE, NODES, WITNESSES, ask, net_of, request
 
 from sofs.core import messages as m
 from sofs.core import witness as w
 from sofs.errors import InvalidParameter, InvalidState, NotFound, NotSupported, RevisionMismatch
 from sofs.services.channel import expect
+from sofs.services.witness import ask as ask_module
 from sofs.services.witness import part
+from sofs.services.witness.ask import list_all
 
 
 async def test_a_killed_node_is_told_at_once_and_its_return_next() -> None:
@@ -194,6 +197,61 @@ async def test_the_registrations_are_listed_over_the_cluster_service() -> None:
         assert (found.client_name, found.share_name, found.address) == ("client", "share", NODES[0])
         assert (found.node, found.state) == (f"node at {NODES[0]}", "requested-notification")
         asked.cancel()
+
+
+async def test_who_stays_is_listed_once_while_others_leave_and_come_between_the_pages() -> None:
+    async with net_of(0, 2) as net:
+        registry, numbers = net.part.registry, itertools.count()
+        streams: dict[str, object] = {}
+
+        def come(count: int) -> None:
+            for n in itertools.islice(numbers, count):
+                owner, name = object(), f"client-{n}"
+                registry.register(0, owner, b"%d" % n, request(client_name=name))
+                streams[name] = owner
+
+        come(2 * w.LISTED_MAX + 500)
+        pages = net.part.listed
+
+        def listed(*after: int) -> m.WitnessedList:
+            page = pages(*after)
+            for client in page.clients[:100]:  # They leave once they were listed...
+                registry.owner_gone(streams.pop(client.client_name))
+            for name in list(streams)[-50:]:  # ...or before.
+                registry.owner_gone(streams.pop(name))
+            come(20)
+            return page
+
+        net.part.listed = listed  # type: ignore[method-assign]
+        begin = list(streams)
+        whole = await list_all(net.clock, net.hub.transport(), WITNESSES[HERE])
+        names = [client.client_name for client in whole.clients]
+        assert len(names) > 2 * w.LISTED_MAX
+        assert len(names) == len(set(names)), "somebody is listed twice"
+        assert [name for name in begin if name in streams and name not in names] == []
+
+
+async def test_a_listing_ends_however_many_more_keep_coming(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(w, "LISTED_MAX", 1)
+    monkeypatch.setattr(ask_module, "REGISTRATIONS_MAX", 5)
+    async with net_of(0, 2) as net:
+        numbers = itertools.count()
+        pages = net.part.listed
+
+        def come() -> None:
+            n = next(numbers)
+            net.part.registry.register(0, n, b"%d" % n, request(client_name=f"client-{n}"))
+
+        def listed(*after: int) -> m.WitnessedList:
+            come()
+            return pages(*after)
+
+        net.part.listed = listed  # type: ignore[method-assign]
+        come()
+        whole = await list_all(net.clock, net.hub.transport(), WITNESSES[HERE])
+        assert [client.client_name for client in whole.clients] == [f"client-{n}" for n in range(5)]
 
 
 async def test_the_part_describes_what_it_sees() -> None:
