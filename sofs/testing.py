@@ -32,7 +32,7 @@ from pathlib import Path
 from types import TracebackType
 
 from sofs.actors.compose import PartConfig, create_roots
-from sofs.actors.lifecycle import DNS_HOST, DNS_NAME
+from sofs.actors.lifecycle import DNS_HOSTS, DNS_NAME, dns_hosts_of
 from sofs.actors.ray_testing import RayCluster as RayCluster
 from sofs.actors.rundir import normal_root
 from sofs.client.background import loop_thread
@@ -71,7 +71,7 @@ class Part:
 
 
 class LocalCluster:
-    """Coordinator, resume-key, nodes, and if they are wanted witnesses and a DNS part, on one
+    """Coordinator, resume-key, nodes, and if they are wanted witnesses and DNS parts, on one
     folder."""
 
     ray: None = None  # There is none below.
@@ -93,7 +93,7 @@ class LocalCluster:
         self.run_dir = Path(run_dir or tempfile.mkdtemp(prefix="sofs-run-"))
         self.credential = secrets.token_urlsafe(32)
         self.restart = restart
-        self.port = port or _free_port([DNS_HOST, *(f"127.0.0.{11 + i}" for i in range(nodes))])
+        self.port = port or _free_port([*DNS_HOSTS, *(f"127.0.0.{11 + i}" for i in range(nodes))])
         self.parts: dict[str, Part] = {}
         self._lock = threading.RLock()
         self._stopping = threading.Event()
@@ -101,8 +101,9 @@ class LocalCluster:
         hosts = [f"127.0.0.{11 + i}" for i in range(nodes)]
         addresses = [f"{host}:{self.port}" for host in hosts]
         self._witnesses = [f"{host}:{self.port + 1}" for host in hosts] if witness else []
-        self._dns = f"{DNS_HOST}:{self.port}" if dns else ""
-        self.dns_address = f"{DNS_HOST}:{self.port + 1}" if dns else ""
+        self.dns_hosts = dns_hosts_of(nodes) if dns else []
+        self._dns = [f"{host}:{self.port}" for host in self.dns_hosts]
+        self.dns_addresses = [f"{host}:{self.port + 1}" for host in self.dns_hosts]
         self._dns_ttl_s = dns_ttl_s
         self._add("coordinator", "coordinator", "127.0.0.1:0", addresses)
         self._add("resume-key", "resume-key", "127.0.0.1:0", addresses)
@@ -110,8 +111,8 @@ class LocalCluster:
             self._add(f"node-{i + 1}", "node", address, addresses)
         for i, address in enumerate(self._witnesses):
             self._add(f"witness-{i + 1}", "witness", address, addresses)
-        if dns:
-            self._add("dns", "dns", self._dns, addresses)
+        for i, address in enumerate(self._dns):
+            self._add(f"dns-{i + 1}", "dns", address, addresses)
 
     def _add(self, name: str, role: str, address: str, access_point: list[str]) -> None:
         self.parts[name] = Part(
@@ -126,7 +127,7 @@ class LocalCluster:
                 witnesses=self._witnesses,
                 dns=self._dns,
                 dns_name=DNS_NAME if self._dns else "",
-                dns_address=self.dns_address,
+                dns_addresses=self.dns_addresses,
                 dns_ttl_s=self._dns_ttl_s,
                 die_with_parent=True,
             )
@@ -320,8 +321,8 @@ class LocalCluster:
 
     @property
     def dns_url(self) -> str:
-        """The share by its access point's name, for a cluster with a DNS part."""
-        return f"sofs://{DNS_NAME}/share?dns={self.dns_address}"
+        """The share by its access point's name, for a cluster with DNS parts."""
+        return f"sofs://{DNS_NAME}/share?dns={','.join(self.dns_addresses)}"
 
     def url_from(self, first: str) -> str:
         """The URL with one node's address first, to choose where a client starts."""

@@ -96,8 +96,8 @@ LEADER_SEGMENT_BYTES: Final = 256 * 1024  # Its log takes a few records a day.
 class PartConfig:
     """What a process must know to be a part; plain data, written as JSON. Addresses are
     ``host:port``; ``access_point`` lists those of all nodes, ``witnesses`` those of all
-    witnesses: each watches the nodes of the other hosts. ``dns``: where the DNS part takes
-    registrations ("": there is none), ``dns_address``: where it answers for ``dns_name``.
+    witnesses: each watches the nodes of the other hosts. ``dns``: where the DNS parts take
+    registrations, and ``dns_addresses``: where they answer for ``dns_name``, in the same order.
     ``machine``: what the leader calls the one that this part is for. ``namespace``: where Ray has
     the names of this cluster's actors; ``foreign``: Ray is not ours (``actors/foreign.py``)."""
 
@@ -114,9 +114,9 @@ class PartConfig:
     die_with_parent: bool = False
     log_level: str = "INFO"
     hand_back_after_ms: int = 2_000
-    dns: str = ""
+    dns: list[str] = field(default_factory=list)
     dns_name: str = ""
-    dns_address: str = ""
+    dns_addresses: list[str] = field(default_factory=list)
     dns_ttl_s: int = TTL_DEFAULT_S
     machine: str = ""
     namespace: str = NAMESPACE
@@ -252,7 +252,7 @@ async def _start_node(
 
     async def make_other(volume: str) -> NodePart:
         """The part of a further volume, behind the listener of the first one's."""
-        its_config = replace(config, volume=volume, dns="")
+        its_config = replace(config, volume=volume, dns=[])
         other, its_ballast = await _make_node(its_config, world, shares, on_fatal)
         await other.start("", listener=_SharedListener(part.address))
         if its_ballast is not None:
@@ -356,7 +356,8 @@ async def _start_dns(
         config=DnsConfig(
             name=config.name,
             access_point=config.dns_name,
-            address=config.dns_address,
+            address=config.dns_addresses[config.dns.index(config.address)],
+            servers=config.dns_addresses,
             ttl_s=config.dns_ttl_s,
             # Without a run there is no leader, and the access point is as it was configured.
             members=None if config.run_id else configured_members(config.access_point),
@@ -434,7 +435,7 @@ async def _start_leader(
                 node_port=config.node_port,
                 witness_port=config.witness_port,
                 access_point=config.dns_name,
-                dns=config.dns,
+                dns=tuple(config.dns),
             ),
             clock=world.clock,
             entropy=world.entropy,

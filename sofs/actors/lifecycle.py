@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Final
 
 from sofs.actors import foreign, procfile, ray_cluster, rundir
-from sofs.actors.compose import PartConfig, create_roots, make_world
+from sofs.actors.compose import PartConfig, World, create_roots, make_world
 from sofs.actors.procfile import ProcFacts
 from sofs.actors.ray_cluster import HEAD, RAY_NODE
 from sofs.actors.rundir import RunRecord
@@ -43,7 +43,7 @@ from sofs.errors import (
 from sofs.rpc.transport import GrpcTransport
 from sofs.services.leader.ask import answers, corrupt_list, member_list, part_state
 from sofs.services.leader.part import ELSEWHERE
-from sofs.services.leader.plan import DNS
+from sofs.services.leader.plan import DNS, dns_name
 from sofs.services.leader.reign import SLOTS_MAX
 from sofs.services.leader.run import LEADER_ROLE
 from sofs.storage import SystemClock, SystemEntropy, ThreadBlocking, attach, open_fenced, roots
@@ -53,8 +53,8 @@ READY_S_MAX: Final = 120.0
 PROBLEM_S_MAX: Final = 3.0  # A part that cannot start for this long fails the start.
 POLL_S: Final = 0.05
 LEADER_ASKED_S: Final = 0.5  # Which parts a starting cluster waits for.
-PORTS_COUNT: Final = 4  # Node, witness, the DNS part's registrations and its answers.
-DNS_HOST: Final = "127.0.0.10"
+PORTS_COUNT: Final = 4  # Node, witness, the DNS parts' registrations and their answers.
+DNS_HOSTS: Final = ("127.0.0.10", "127.0.0.9")
 DNS_NAME: Final = "sofs.internal"  # Nobody's: ".internal" is for names like this.
 SHARE: Final = "share"
 DRAINED: Final = "drained"
@@ -210,15 +210,16 @@ def _new_record(
         say(f"Ray at {found.address} has {len(found.machines)} nodes for SOFS")
     nodes = nodes or NODES_DEFAULT
     hosts = [f"127.0.0.{10 + slot}" for slot in range(1, nodes + 1)]
+    dns_hosts = dns_hosts_of(nodes)
     wanted = options.port
     if not wanted and last is not None:
         # Clients know the old addresses.
-        bound = [*hosts, DNS_HOST]
+        bound = [*hosts, *dns_hosts]
         if all(ray_cluster.is_free(bound, last.node_port + i) for i in range(PORTS_COUNT)):
             wanted = last.node_port
         else:
             say(f"port {last.node_port} of the last run is taken by now: choosing another")
-    port = ray_cluster.pick_ports([*hosts, DNS_HOST], PORTS_COUNT, wanted)
+    port = ray_cluster.pick_ports([*hosts, *dns_hosts], PORTS_COUNT, wanted)
     ttl_s = last.dns_ttl_s if last is not None and last.dns_port else TTL_DEFAULT_S
     return RunRecord(
         root=root,
@@ -232,7 +233,7 @@ def _new_record(
         base_epoch=base_epoch,
         take_over=options.take_over,
         hosts=hosts,
-        dns_host=DNS_HOST,
+        dns_hosts=dns_hosts,
         dns_port=port + 2,
         dns_name=options.dns_name or (last.dns_name if last is not None else "") or DNS_NAME,
         dns_ttl_s=ttl_s if options.dns_ttl_s is None else options.dns_ttl_s,
@@ -323,7 +324,7 @@ def leader_config(run_dir: Path, record: RunRecord) -> PartConfig:
         take_over=record.take_over,
         dns=record.dns,
         dns_name=record.dns_name,
-        dns_address=record.dns_address,
+        dns_addresses=record.dns_addresses,
         dns_ttl_s=record.dns_ttl_s,
         namespace=record.namespace,
         foreign=record.foreign,
@@ -343,11 +344,16 @@ def _await_launch(launch: subprocess.Popen[bytes], run_dir: Path) -> None:
         raise Unavailable(f"the leader could not be started; see {log}: {words}")
 
 
+def dns_hosts_of(nodes: int) -> list[str]:
+    """Addresses for the DNS parts: two, or one where there is one node."""
+    return list(DNS_HOSTS[:nodes])
+
+
 def part_names(record: RunRecord) -> list[str]:
     """The names of all parts of a cluster."""
     numbers = range(1, record.nodes + 1)
     slots = [f"{role}-{slot}" for slot in numbers for role in ("node", "witness")]
-    dns = [DNS] if record.dns_port else []
+    dns = [dns_name(index) for index in range(len(record.dns_hosts))]
     return [LEADER_ROLE, "coordinator", "resume-key", *dns, *slots]
 
 
@@ -591,34 +597,49 @@ def of_removed_volumes(leader: PartStateReply | str | None, names: Sequence[str]
 
 
 def _dns_line(record: RunRecord, reports: Sequence[PartReport]) -> str:
-    """One line of how the access point is resolved; "" for a run without a DNS part."""
-    if not record.dns_port:
+    """One line of how the access point is resolved; "" for a run without DNS parts."""
+    if not record.dns_hosts:
         return ""
-    facts: dict[str, str] = {}
-    for report in reports:
-        if report.role == DNS and report.state in ("serving", "learning"):
-            facts = dict(fact.split("=", 1) for fact in report.facts if "=" in fact)
-    where = f"{record.dns_name} at {record.dns_address}"
-    if not facts:
+    there = [r for r in reports if r.role == DNS and r.state in ("serving", "learning")]
+    where = f"{record.dns_name} at {' and '.join(record.dns_addresses)}"
+    if not there:
         return f"{where}: not answered now"
-    return f"{where}: {facts.get('listed') or 'nobody listed yet'}"
+    facts = [dict(fact.split("=", 1) for fact in part.facts if "=" in fact) for part in there]
+    listed = [told.get("listed") or "nobody listed yet" for told in facts]
+    if len(dict.fromkeys(listed)) == 1:
+        return f"{where}: {listed[0]}"
+    return f"{where}: " + "; ".join(
+        f"{part.name} {text}" for part, text in zip(there, listed, strict=True)
+    )
 
 
-def dns_members(run_dir: Path, credential: str) -> MemberList:
-    """Return what the access point's zone is made of, from the DNS part itself. Raises Unavailable
-    when it is not there."""
-    facts = procfile.read(procfile.proc_folder(run_dir) / f"{DNS}.json")
-    if facts is None or not facts.address or not procfile.alive(facts):
-        raise Unavailable("the DNS part does not run; `sofs status` says what does")
+def dns_members(run_dir: Path, credential: str) -> dict[str, MemberList | str]:
+    """What the access point's zone is made of, from each DNS part itself by its name; text for one
+    that does not answer. Raises Unavailable when none does."""
+    record = rundir.read_run(run_dir)
+    names = [dns_name(index) for index in range(len(record.dns_hosts) if record is not None else 0)]
 
-    async def ask(address: str) -> MemberList:
+    async def ask(name: str, world: World) -> MemberList | str:
+        facts = procfile.read(procfile.proc_folder(run_dir) / f"{name}.json")
+        if facts is None or not _listens(facts):
+            return "it does not run; `sofs status` says what does"
+        try:
+            return await member_list(world.clock, world.transport, facts.address)
+        except SofsError as error:
+            return str(error)
+
+    async def ask_all() -> list[MemberList | str]:
         world = make_world(credential)
         try:
-            return await member_list(world.clock, world.transport, address)
+            return list(await asyncio.gather(*(ask(name, world) for name in names)))
         finally:
             await world.transport.close()
 
-    return asyncio.run(ask(facts.address))
+    found = dict(zip(names, asyncio.run(ask_all()), strict=True))
+    if not any(isinstance(told, MemberList) for told in found.values()):
+        reasons = "; ".join(f"{name}: {told}" for name, told in found.items())
+        raise Unavailable(f"no DNS part tells who is listed: {reasons or 'there is none'}")
+    return found
 
 
 def _damaged(place: CorruptPlace) -> CorruptReport:

@@ -139,11 +139,11 @@ class RayCluster:
         up = self.up
         role, _, slot = name.rpartition("-") if name[-1].isdigit() else (name, "", "")
         address = "127.0.0.1:0"
-        if slot:
+        if role == "dns":
+            address = up.record.dns[int(slot) - 1]
+        elif slot:
             port = up.record.node_port if role == "node" else up.record.witness_port
             address = f"{up.record.hosts[int(slot) - 1]}:{port}"
-        elif role == "dns":
-            address = up.record.dns
         return PartConfig(
             role=role,
             name=name,

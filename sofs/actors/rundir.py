@@ -55,10 +55,10 @@ ALL_END: Final = "all"
 class RunRecord:
     """What ``run.json`` says. ``up`` is set before the first process is started and cleared after
     the last one was seen to be gone. ``temp``: Ray's folder for sockets and its own logs.
-    ``dns_port``: where the DNS part takes registrations, and one above it answers; 0: a run of a
-    version that had none. ``foreign``: it lives in a Ray cluster that others started (``foreign``)
-    and takes at most ``nodes`` of its Ray nodes. ``ending``: who shall end for good: nobody (""),
-    LEADER_ENDS or ALL_END."""
+    ``dns_hosts``: of the DNS parts, ``dns-1`` first; none in a run of a version that had at most
+    one. ``dns_port``: where they take registrations; one above it they answer. ``foreign``: it
+    lives in a Ray cluster that others started (``foreign``) and takes at most ``nodes`` of its Ray
+    nodes. ``ending``: who shall end for good: nobody (""), LEADER_ENDS or ALL_END."""
 
     root: str
     cluster: str
@@ -74,7 +74,7 @@ class RunRecord:
     ray_address: str = ""
     format: int = RUN_FORMAT
     hosts: list[str] = field(default_factory=list)
-    dns_host: str = ""
+    dns_hosts: list[str] = field(default_factory=list)
     dns_port: int = 0
     dns_name: str = ""
     dns_ttl_s: int = 0
@@ -96,19 +96,20 @@ class RunRecord:
         return f"sofs://{','.join(self.addresses)}/share"
 
     @property
-    def dns(self) -> str:
-        """Where the DNS part takes registrations; "" if there is none."""
-        return f"{self.dns_host}:{self.dns_port}" if self.dns_port else ""
+    def dns(self) -> list[str]:
+        """Where the DNS parts take registrations."""
+        return [f"{host}:{self.dns_port}" for host in self.dns_hosts]
 
     @property
-    def dns_address(self) -> str:
-        """Where the DNS part answers, UDP and TCP; "" if there is none."""
-        return f"{self.dns_host}:{self.dns_port + 1}" if self.dns_port else ""
+    def dns_addresses(self) -> list[str]:
+        """Where the DNS parts answer, UDP and TCP."""
+        return [f"{host}:{self.dns_port + 1}" for host in self.dns_hosts]
 
     @property
     def dns_url(self) -> str:
         """The share by the access point's name; "" if there is no DNS part."""
-        return f"sofs://{self.dns_name}/share?dns={self.dns_address}" if self.dns_port else ""
+        servers = ",".join(self.dns_addresses)
+        return f"sofs://{self.dns_name}/share?dns={servers}" if servers else ""
 
 
 def base_dir(environment: Mapping[str, str]) -> Path:

@@ -32,7 +32,7 @@ MEMBERS_MAX: Final = 64  # Of an access point.
 MEMBER_HOSTS_MAX: Final = 8  # Addresses of one node.
 REGISTRATIONS_MAX: Final = 256  # Those of strangers included; then the oldest stranger goes.
 MACHINE_CHARS_MAX: Final = 128
-RESERVED: Final = ("ns1",)  # Names below the access point that are not for nodes.
+SERVER_LABELS: Final = ("ns1", "ns2")  # Below the access point, and not for nodes.
 _LABEL: Final = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 
 assert MEMBERS_MAX < REGISTRATIONS_MAX
@@ -57,10 +57,10 @@ def checked(member: Member) -> Member:
     """Return ``member`` with its addresses in their usual spelling. Raises InvalidParameter for
     what cannot stand in a zone."""
     node = member.node.lower()
-    if not _LABEL.fullmatch(node) or node in RESERVED:
+    if not _LABEL.fullmatch(node) or node in SERVER_LABELS:
         raise InvalidParameter(
             f"the node name {member.node!r} is no label of DNS (letters, digits and '-', up to 63) "
-            f"or is taken ({', '.join(RESERVED)})"
+            f"or is taken ({', '.join(SERVER_LABELS)})"
         )
     if len(member.machine) > MACHINE_CHARS_MAX:
         raise InvalidParameter(f"machine: {MACHINE_CHARS_MAX} characters at most")

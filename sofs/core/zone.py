@@ -7,7 +7,10 @@ asked directly. In it stand::
     <name>              A AAAA     every address of every listed node
     _sofs._tcp.<name>   SRV        every listed node with its port
     <node>.<name>       A AAAA     the addresses of one node
-    ns1.<name>          A AAAA     this server
+    ns1.<name> ...      A AAAA     each server of the zone
+
+All servers of a zone answer alike, each from what it was told itself; there is no transfer between
+them, and their serials are not one sequence.
 
 Rotation. Each answer begins with another address than the one before it, within its family; in an
 answer with both, IPv6 comes first. The counters belong to a name and a type, since resolvers ask
@@ -31,7 +34,7 @@ from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import Final
 
-from sofs.core.members import Member
+from sofs.core.members import SERVER_LABELS, Member
 from sofs.errors import InvalidParameter
 
 TTL_DEFAULT_S: Final = 1_200  # HostRecordTTL.
@@ -43,7 +46,6 @@ EXPIRE_S: Final = 86_400
 NAME_CHARS_MAX: Final = 180  # Names of 64 characters are put before it; DNS takes 253.
 CLASS_IN: Final = 1
 SRV_LABELS: Final = (b"_sofs", b"_tcp")
-SERVER_LABEL: Final = b"ns1"
 _LABEL: Final = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 _SERIAL_MASK: Final = 2**32 - 1
 
@@ -136,11 +138,11 @@ def rotated(records: Sequence[Record], turn: int) -> tuple[Record, ...]:
 
 @dataclass(frozen=True, slots=True)
 class ZoneSettings:
-    """``name``: of the access point. ``hosts``: addresses of the server itself, for its NS
-    record."""
+    """``name``: of the access point. ``servers``: the address of each server of the zone, for its
+    NS record; the first is ``ns1``."""
 
     name: str
-    hosts: tuple[str, ...] = ()
+    servers: tuple[str, ...] = ()
     ttl_s: int = TTL_DEFAULT_S
 
 
@@ -165,7 +167,10 @@ class Zone:
         self.name = parse_name(settings.name)
         self.ttl_s = settings.ttl_s
         self.serial = now_s & _SERIAL_MASK
-        self._hosts = settings.hosts
+        if len(settings.servers) > len(SERVER_LABELS):
+            raise InvalidParameter(f"a zone has {len(SERVER_LABELS)} servers at most")
+        self._servers: dict[Name, str | None] = {self._server(0): None}
+        self._servers |= {self._server(i): host for i, host in enumerate(settings.servers)}
         self._listed: list[Member] | None = None
         self._turns: dict[Turn, int] = {}
         self._names = self._build([])
@@ -191,12 +196,12 @@ class Zone:
 
     def _build(self, listed: Sequence[Member]) -> _Names:
         names = _Names()
-        server = (SERVER_LABEL, *self.name)
         names.add(self._soa())
-        names.add(Record(self.name, Kind.NS, self.ttl_s, text_of(server)))
-        names.of[server] = {}
-        for host in self._hosts:
-            names.add(self._address(server, host))
+        for server, its_host in self._servers.items():
+            names.add(Record(self.name, Kind.NS, self.ttl_s, text_of(server)))
+            names.of[server] = {}
+            if its_host is not None:
+                names.add(self._address(server, its_host))
         if not listed:
             return names
         service = (*SRV_LABELS, *self.name)
@@ -213,12 +218,15 @@ class Zone:
                 kinds[kind] = list(dict.fromkeys(records))
         return names
 
+    def _server(self, index: int) -> Name:
+        return (SERVER_LABELS[index].encode(), *self.name)
+
     def _address(self, name: Name, host: str) -> Record:
         kind = Kind.AAAA if ipaddress.ip_address(host).version == 6 else Kind.A
         return Record(name, kind, self.ttl_s, host)
 
     def _soa(self) -> Record:
-        server, person = text_of((SERVER_LABEL, *self.name)), text_of((b"hostmaster", *self.name))
+        server, person = text_of(self._server(0)), text_of((b"hostmaster", *self.name))
         times = f"{REFRESH_S} {RETRY_S} {EXPIRE_S} {NEGATIVE_TTL_S}"
         data = f"{server} {person} {self.serial} {times}"
         return Record(self.name, Kind.SOA, self.ttl_s, data)
@@ -234,7 +242,7 @@ class Zone:
         if kind != Kind.ANY and (kind == 0 or 128 <= kind <= 255 or kind == 41):
             return Reply(Code.REFUSED)  # Transfers, and types that only a protocol uses.
         about_us = name == self.name and kind in (Kind.SOA, Kind.NS)
-        if not self._listed and not about_us and name != (SERVER_LABEL, *self.name):
+        if not self._listed and not about_us and name not in self._servers:
             return Reply(Code.SERVFAIL)
         kinds = self._names.of.get(name)
         if kinds is None:

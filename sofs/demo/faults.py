@@ -14,11 +14,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from sofs.client.sync import Share
+from sofs.client.sync import Share, connect
 from sofs.demo.activity import Activity
 from sofs.demo.cluster import RAY_HEAD, Cluster, parts_of
 from sofs.demo.meter import Meter
-from sofs.errors import DeadlineExceeded
+from sofs.errors import DeadlineExceeded, SofsError
 
 RECOVERED_S_MAX: Final = 45.0
 IN_FLIGHT_S_MAX: Final = 10.0
@@ -28,13 +28,14 @@ THAW_AFTER_S: Final = 1.5
 STEPS_AFTER: Final = 2
 HEADLESS_S: Final = 4.0  # Longer than Ray takes to start again what it watches.
 SERVING: Final = "serving node"
+DNS: Final = "dns"
 FAULTS: Final[tuple[tuple[str, str], ...]] = (
     ("SIGKILL", SERVING),
     ("SIGKILL", "coordinator"),
     ("SIGKILL", "resume-key"),
     ("SIGKILL", "witness"),
     ("SIGKILL", "leader"),
-    ("SIGKILL", "dns"),
+    ("SIGKILL", DNS),
     ("SIGSTOP", SERVING),
     ("SIGKILL", RAY_HEAD),
 )
@@ -168,6 +169,8 @@ class FaultScript:
         frozen = signal == "SIGSTOP"
         self._strike(fault, frozen)
         self._say(f"{fault.title}: {fault.in_flight} operations in flight")
+        if role == DNS:
+            self._connect_by_name(fault.target)
         try:
             self._wait_recovered(goals)
             if frozen:
@@ -194,6 +197,17 @@ class FaultScript:
             ray.kill_head()
         else:
             (self._cluster.freeze if frozen else self._cluster.kill)(fault.target)
+
+    def _connect_by_name(self, dead: str) -> None:
+        """Whoever comes while one DNS part is dead is led by the other."""
+        cluster = self._cluster
+        try:
+            with connect(cluster.dns_url, credential=cluster.credential) as share:
+                node = cluster.node_at(share.facts().address)
+        except SofsError as error:
+            self.broken.append(f"nobody could connect by name while {dead} was dead: {error}")
+        else:
+            self._say(f"while {dead} is dead a new client comes by name, and is led to {node}")
 
     def _bring_head_back(self) -> None:
         """Work goes on without a head; then a new one must take over what runs, as it runs."""

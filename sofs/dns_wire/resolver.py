@@ -5,9 +5,10 @@ gets asked for AAAA and A. It takes what the first server says that answers; the
 is the order in which nodes are tried, since the server rotates it. Nothing is kept: the client asks
 when it connects and when every address it knew has failed.
 
-Over UDP a question is sent UDP_TRIES times, each with UDP_TRY_S to be answered; what does not
-answer it is not looked at (another number or question, or no DNS at all). A truncated answer, or
-one without the addresses that it names, is asked for again over TCP.
+Over UDP a question has UDP_TRY_S to be answered; what does not answer it is not looked at (another
+number or question, or no DNS at all). Who does not answer is passed over for the next server, and
+asked again in the next of UDP_TRIES rounds: so a dead server costs UDP_TRY_S, and a lost packet no
+more. A truncated answer, or one without the addresses that it names, is asked for again over TCP.
 """
 
 from __future__ import annotations
@@ -56,13 +57,15 @@ class Resolver:
     async def __call__(self) -> list[str]:
         """Return the addresses of all nodes, ``host:port``, in the order to try them. Raises
         Unavailable with every server's reason."""
-        reasons = []
-        for server in self._servers:
-            try:
-                return await self._resolve(server)
-            except SofsError as error:
-                reasons.append(f"{server[0]}:{server[1]}: {error.message}")
-        raise Unavailable(f"no DNS server names the nodes of {self._name}: {'; '.join(reasons)}")
+        reasons: dict[Server, str] = {}
+        for _ in range(UDP_TRIES):
+            for server in self._servers:
+                try:
+                    return await self._resolve(server)
+                except SofsError as error:
+                    reasons[server] = f"{server[0]}:{server[1]}: {error.message}"
+        why = "; ".join(reasons.values())
+        raise Unavailable(f"no DNS server names the nodes of {self._name}: {why}")
 
     async def _resolve(self, server: Server) -> list[str]:
         if not self._port:
@@ -166,17 +169,13 @@ class _Answers(asyncio.DatagramProtocol):
 
 
 async def _ask_udp(server: Server, query: dns.message.Message) -> dns.message.Message:
-    wire = query.to_wire()
     transport, protocol = await asyncio.get_running_loop().create_datagram_endpoint(
         lambda: _Answers(query), remote_addr=server
     )
     try:
-        for _ in range(UDP_TRIES):
-            transport.sendto(wire)
-            done, _pending = await asyncio.wait([protocol.reply], timeout=UDP_TRY_S)
-            if done:
-                return protocol.reply.result()
-        raise TimeoutError
+        transport.sendto(query.to_wire())
+        async with asyncio.timeout(UDP_TRY_S):
+            return await protocol.reply
     finally:
         protocol.reply.cancel()
         transport.close()

@@ -35,7 +35,7 @@ def until(condition: Callable[[], bool], what: str, cluster: RayCluster) -> None
 
 
 # Nodes and authorities may begin a new life in their process because a loaded machine was slow.
-ONE_LIFE = ("leader", "dns", "witness-1", "witness-2", "witness-3")
+ONE_LIFE = ("leader", "dns-1", "dns-2", "witness-1", "witness-2", "witness-3")
 
 
 def lives(cluster: RayCluster) -> dict[str, tuple[int, str]]:

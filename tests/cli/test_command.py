@@ -166,20 +166,43 @@ def test_dns_ls_without_a_dns_part_says_so(
     rundir.make_private(tmp_path / "run")
     rundir.write_run(tmp_path / "run", record(tmp_path, b"c" * 16))
     assert main(["dns", "ls", "--run-dir", str(tmp_path / "run")]) == 3
-    assert "the DNS part does not run" in capsys.readouterr().err
+    assert "no DNS part tells who is listed: there is none" in capsys.readouterr().err
+    made = record(tmp_path, b"c" * 16, dns_hosts=["127.0.0.10", "127.0.0.9"], dns_port=20_002)
+    rundir.write_run(tmp_path / "run", made)
+    assert main(["dns", "ls", "--run-dir", str(tmp_path / "run")]) == 3
+    assert "dns-1: it does not run; `sofs status`" in capsys.readouterr().err
 
 
-def test_a_run_of_a_version_without_dns_is_read_and_has_none(tmp_path: Path) -> None:
+@pytest.mark.parametrize("older", [{}, {"dns_host": "127.0.0.10", "dns_port": 20_003}])
+def test_a_run_of_a_version_without_dns_parts_is_read_and_has_none(
+    tmp_path: Path, older: dict[str, object]
+) -> None:
     rundir.make_private(tmp_path / "run")
     rundir.write_run(tmp_path / "run", record(tmp_path, b"c" * 16))
     path = tmp_path / "run" / rundir.RUN_FILE
     fields = json.loads(path.read_text())
-    path.write_text(json.dumps({k: v for k, v in fields.items() if not k.startswith("dns")}))
+    path.write_text(
+        json.dumps({k: v for k, v in fields.items() if not k.startswith("dns")} | older)
+    )
     found = rundir.read_run(tmp_path / "run")
     assert found is not None
-    assert (found.dns, found.dns_address, found.dns_url) == ("", "", "")
-    assert "dns" not in lifecycle.part_names(found)
-    assert lifecycle.leader_config(tmp_path / "run", found).dns == ""
+    assert (found.dns, found.dns_addresses, found.dns_url) == ([], [], "")
+    assert not [name for name in lifecycle.part_names(found) if name.startswith("dns")]
+    assert lifecycle.leader_config(tmp_path / "run", found).dns == []
+
+
+def test_a_cluster_of_one_node_has_one_dns_part_and_others_two() -> None:
+    found = {
+        nodes: lifecycle.part_names(
+            record(Path("/r"), b"c", nodes=nodes, dns_hosts=lifecycle.dns_hosts_of(nodes))
+        )
+        for nodes in (1, 2, 64)
+    }
+    assert {n: sum(name.startswith("dns") for name in names) for n, names in found.items()} == {
+        1: 1,
+        2: 2,
+        64: 2,
+    }
 
 
 def test_down_after_a_reboot_kills_nothing_and_forgets_the_processes(
@@ -304,10 +327,11 @@ class TestUpRefuses:
         self.refusal(InvalidParameter, tmp_path / "root", **options)
         assert not (tmp_path / "root").exists()
 
+    @pytest.mark.parametrize("host", lifecycle.DNS_HOSTS)
     @pytest.mark.parametrize("offset", range(4))
-    def test_a_busy_udp_port_of_the_four(self, tmp_path: Path, offset: int) -> None:
+    def test_a_busy_udp_port_of_the_four(self, tmp_path: Path, offset: int, host: str) -> None:
         with socket.socket(type=socket.SOCK_DGRAM) as busy:
-            busy.bind(("127.0.0.10", 0))
+            busy.bind((host, 0))
             port = busy.getsockname()[1] - offset
             assert "taken" in self.refusal(InvalidParameter, tmp_path / "root", port=port)
 

@@ -101,6 +101,7 @@ def test_an_older_roster_is_refused_and_changes_nothing(older: tuple[int, int]) 
         Member("", "m", ("127.0.0.1",), 1),
         Member("a.b", "m", ("127.0.0.1",), 1),
         Member("ns1", "m", ("127.0.0.1",), 1),
+        Member("ns2", "m", ("127.0.0.1",), 1),
         Member("x" * 64, "m", ("127.0.0.1",), 1),
         Member("n", "m" * 129, ("127.0.0.1",), 1),
         Member("n", "m", (), 1),

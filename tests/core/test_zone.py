@@ -157,6 +157,22 @@ def test_what_is_not_known_is_not_denied(members: list[Member] | None) -> None:
     assert ask(zone, Kind.A).answers
 
 
+def test_every_server_of_the_zone_is_named_with_its_address_while_nobody_is_listed_too() -> None:
+    zone = Zone(ZoneSettings("files.example.org", ("192.0.2.53", "2001:db8::53")), now_s=1_000)
+    names = {"ns1": "192.0.2.53", "ns2": "2001:db8::53"}
+    for members in (None, MEMBERS):
+        zone.publish(members, 1_000)
+        reply = ask(zone, Kind.NS)
+        told = [r.data.split(".")[0] for r in reply.answers]
+        assert sorted(told) == ["ns1", "ns2"]
+        assert [r.data for r in reply.additional] == [names[name] for name in told]
+        assert ask(zone, Kind.AAAA, "ns2").answers[0].data == "2001:db8::53"
+        assert ask(zone, Kind.A, "ns2").authority, "it exists, and has no such record"
+    assert ask(zone, Kind.SOA).answers[0].data.startswith("ns1.files.example.org. ")
+    with pytest.raises(InvalidParameter):
+        Zone(ZoneSettings("a.b", ("192.0.2.1", "192.0.2.2", "192.0.2.3")), 0)
+
+
 @pytest.mark.parametrize("kind", [0, 41, 128, 249, 250, 251, 252, 253, 254])
 def test_transfers_and_types_of_the_protocol_are_refused(kind: int) -> None:
     assert ask(zone_of(MEMBERS), kind) == Reply(Code.REFUSED)

@@ -39,15 +39,23 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalCluster]:
         yield made
 
 
-def ask(cluster: LocalCluster, kind: str, name: str = DNS_NAME) -> dns.message.Message:
-    host, port = host_port(cluster.dns_address)
+BOTH = ("dns-1", "dns-2")
+
+
+def ask(
+    cluster: LocalCluster, kind: str, name: str = DNS_NAME, server: int = 0
+) -> dns.message.Message:
+    host, port = host_port(cluster.dns_addresses[server])
     query = dns.message.make_query(name, kind)
     return dns.query.udp(query, host, timeout=5, port=port)
 
 
-def registered(cluster: LocalCluster) -> bool:
-    """Every node has said where it listens to the DNS part of now."""
-    return cluster.parts["dns"].ready.is_set() and cluster.facts("dns")["registered"] == "3"
+def registered(cluster: LocalCluster, *names: str) -> bool:
+    """Every node has said where it listens to the DNS parts of now."""
+    return all(
+        cluster.parts[name].ready.is_set() and cluster.facts(name)["registered"] == "3"
+        for name in names or BOTH
+    )
 
 
 def test_a_share_is_found_by_the_access_points_name_and_each_client_has_one_node(
@@ -75,13 +83,36 @@ def test_the_dead_are_listed_and_passed_over(cluster: LocalCluster) -> None:
         cluster.revive()
 
 
-def test_the_death_of_the_dns_part_disturbs_no_open_file_and_the_next_one_learns_all(
+@pytest.mark.parametrize("dead", BOTH)
+def test_while_one_dns_part_is_dead_clients_are_led_by_the_other_and_the_next_one_learns_all(
+    cluster: LocalCluster, dead: str
+) -> None:
+    until(lambda: registered(cluster), "nodes registered")
+    [other] = [name for name in BOTH if name != dead]
+    cluster.stop(dead)
+    try:
+        for number in range(3):
+            with sofs.connect(cluster.dns_url, credential=cluster.credential) as share:
+                share.write_file(f"/while-{dead}-is-dead-{number}", b"x")
+        # Nodes go on telling the other, too: one that comes anew is heard while its twin is dead.
+        cluster.kill(other)
+        until(lambda: registered(cluster, other), "registered with the only one")
+        assert len(texts(ask(cluster, "A", server=BOTH.index(other)))) == 3
+    finally:
+        cluster.revive()
+    until(lambda: registered(cluster), "nodes registered with the next one")
+    server = BOTH.index(dead)
+    assert len(texts(ask(cluster, "SRV", f"_sofs._tcp.{DNS_NAME}", server))) == 3
+
+
+def test_the_death_of_all_dns_parts_disturbs_no_open_file_and_the_next_ones_learn_all(
     cluster: LocalCluster,
 ) -> None:
     until(lambda: registered(cluster), "nodes registered")
     with sofs.connect(cluster.dns_url, credential=cluster.credential) as share:
         with share.open("/kept", "w+b") as file:
-            cluster.stop("dns")
+            for name in BOTH:
+                cluster.stop(name)
             file.write(b"without a name, ")
             assert share.failovers() == []
             in_use = cluster.node_at(share.facts().address)
@@ -90,25 +121,42 @@ def test_the_death_of_the_dns_part_disturbs_no_open_file_and_the_next_one_learns
             assert file.pread(100, 0) == b"without a name, on another node"
             assert len(share.failovers()) == 1
             cluster.revive()
-    until(lambda: registered(cluster), "nodes registered with the next one")
-    assert len(texts(ask(cluster, "SRV", f"_sofs._tcp.{DNS_NAME}"))) == 3
+    until(lambda: registered(cluster), "nodes registered with the next ones")
 
 
-def test_a_frozen_dns_part_disturbs_no_open_file(cluster: LocalCluster) -> None:
+def test_a_frozen_dns_part_is_passed_over_and_two_of_them_disturb_no_open_file(
+    cluster: LocalCluster,
+) -> None:
     until(lambda: registered(cluster), "nodes registered")
     with sofs.connect(cluster.dns_url, credential=cluster.credential) as share:
         with share.open("/frozen", "w+b") as file:
-            cluster.freeze("dns")
             try:
+                cluster.freeze("dns-1")  # Which is asked first.
+                for _ in range(20):
+                    file.write(b"x")
+                with sofs.connect(cluster.dns_url, credential=cluster.credential) as second:
+                    second.write_file("/found", b"x")
+                assert len(texts(ask(cluster, "A", server=1))) == 3
+                cluster.freeze("dns-2")
                 for _ in range(20):
                     file.write(b"x")
                 assert share.failovers() == []
                 with pytest.raises(DeadlineExceeded, match="cannot be resolved"):
                     sofs.connect(
-                        cluster.dns_url, credential=cluster.credential, connect_timeout_ms=1_500
+                        cluster.dns_url, credential=cluster.credential, connect_timeout_ms=2_500
                     )
             finally:
-                cluster.thaw("dns")
+                for name in BOTH:
+                    cluster.thaw(name)
+
+
+def test_every_server_names_all_servers_with_their_addresses(cluster: LocalCluster) -> None:
+    for server in (0, 1):
+        reply = ask(cluster, "NS", server=server)
+        assert sorted(texts(reply)) == [f"ns1.{DNS_NAME}.", f"ns2.{DNS_NAME}."]
+        found = {rrset.name.to_text(): rrset[0].to_text() for rrset in reply.additional}
+        hosts = [host_port(address)[0] for address in cluster.dns_addresses]
+        assert found == {f"ns{i}.{DNS_NAME}.": host for i, host in enumerate(hosts, 1)}
 
 
 def test_the_ports_are_those_that_the_nodes_have(cluster: LocalCluster) -> None:
@@ -119,7 +167,7 @@ def test_the_ports_are_those_that_the_nodes_have(cluster: LocalCluster) -> None:
     assert ask(cluster, "A").answer[0].ttl == 60
 
 
-def test_dns_ls_and_status_show_who_is_listed(
+def test_dns_ls_and_status_show_who_is_listed_and_which_part_is_away(
     cluster: LocalCluster, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     until(lambda: registered(cluster), "nodes registered")
@@ -133,25 +181,37 @@ def test_dns_ls_and_status_show_who_is_listed(
         witness_port=0,
         ray_port=0,
         temp="",
-        dns_host="127.0.0.10",
+        dns_hosts=cluster.dns_hosts,
         dns_port=cluster.port,
         dns_name=DNS_NAME,
     )
     rundir.write_run(cluster.run_dir, run)
     assert main(["dns", "ls", "--run-dir", str(cluster.run_dir)]) == 0
     shown = capsys.readouterr().out
-    assert f"answers  {cluster.dns_address}  (UDP and TCP)" in shown
+    for name, address in zip(BOTH, cluster.dns_addresses, strict=True):
+        assert re.search(rf"^{name} +{address} +serial [0-9]+, ", shown, re.MULTILINE)
     for i in (1, 2, 3):
         assert re.search(rf"^node-{i} +yes +{cluster.port} +127\.0\.0\.1{i} ", shown, re.MULTILINE)
     assert main(["dns", "ls", "--json", "--run-dir", str(cluster.run_dir)]) == 0
     found = json.loads(capsys.readouterr().out)
-    assert found["learned"] is True
-    assert [(x["node"], x["registered"], x["listed"]) for x in found["members"]] == [
-        (f"node-{i}", True, True) for i in (1, 2, 3)
+    assert [server["learned"] for server in found["servers"]] == [True, True]
+    assert [(x["node"], x["registered_by"], x["listed_by"]) for x in found["members"]] == [
+        (f"node-{i}", list(BOTH), list(BOTH)) for i in (1, 2, 3)
     ]
+    line = f"dns      {DNS_NAME} at {' and '.join(cluster.dns_addresses)}: node-1,node-2,node-3"
     main(["status", "--run-dir", str(cluster.run_dir)])
-    line = f"dns      {DNS_NAME} at {cluster.dns_address}: node-1,node-2,node-3"
     assert line in capsys.readouterr().out.splitlines()
+    cluster.stop("dns-1")
+    try:
+        main(["status", "--run-dir", str(cluster.run_dir)])
+        assert line in capsys.readouterr().out.splitlines()
+        assert main(["dns", "ls", "--run-dir", str(cluster.run_dir)]) == 0
+        shown = capsys.readouterr().out
+        assert re.search(r"^dns-1 .* away: it does not run", shown, re.MULTILINE)
+        assert re.search(r"^node-3 +yes ", shown, re.MULTILINE)
+        assert max(map(len, shown.splitlines())) <= 100
+    finally:
+        cluster.revive()
 
 
 def test_a_client_that_names_addresses_never_loads_dnspython(

@@ -21,6 +21,7 @@ from sofs.services.leader.ask import member_list
 
 CREDENTIAL = "c" * 43
 NAME = "files.example.org"
+HOSTS = ("127.0.0.10", "127.0.0.9")
 
 
 class Machines:
@@ -53,7 +54,7 @@ async def until(condition: Callable[[], object]) -> None:
 
 
 def leader_config(root: str, folder: Path) -> PartConfig:
-    port = ray_cluster.pick_ports(["127.0.0.10"], 2)
+    port = ray_cluster.pick_ports(list(HOSTS), 2)
     return PartConfig(
         role="leader",
         name="leader",
@@ -65,18 +66,21 @@ def leader_config(root: str, folder: Path) -> PartConfig:
         wanted_nodes=3,
         node_port=7440,
         witness_port=7441,
-        dns=f"127.0.0.10:{port}",
+        dns=[f"{host}:{port}" for host in HOSTS],
         dns_name=NAME,
-        dns_address=f"127.0.0.10:{port + 1}",
+        dns_addresses=[f"{host}:{port + 1}" for host in HOSTS],
         dns_ttl_s=9,
     )
 
 
-async def test_the_leaders_roster_reaches_each_new_life_of_the_dns_part(tmp_path: Path) -> None:
+async def test_the_leaders_roster_reaches_each_new_life_of_a_dns_part_and_not_both_are_needed(
+    tmp_path: Path,
+) -> None:
     root = str(tmp_path / "root")
     create_roots(root, CREDENTIAL, "share")
     config = leader_config(root, tmp_path)
-    dns_config = replace(config, role="dns", name="dns", address=config.dns)
+    # The other one of the two never runs.
+    dns_config = replace(config, role="dns", name="dns-2", address=config.dns[1])
     fatal: list[BaseException] = []
     world = make_world(CREDENTIAL)
     machines = Machines("m-1", "m-2", "m-3")
@@ -86,7 +90,7 @@ async def test_the_leaders_roster_reaches_each_new_life_of_the_dns_part(tmp_path
         """Ask until cancelled; what is known last stands in ``known``."""
         while True:
             try:
-                known.append(await member_list(world.clock, world.transport, config.dns))
+                known.append(await member_list(world.clock, world.transport, config.dns[1]))
             except SofsError:
                 known.clear()
             await asyncio.sleep(0.02)
@@ -95,7 +99,7 @@ async def test_the_leaders_roster_reaches_each_new_life_of_the_dns_part(tmp_path
         return [m.node for m in known[-1].members if m.listed] if known else []
 
     async def ask() -> list[str]:
-        host, wire_port = host_port(config.dns_address)
+        host, wire_port = host_port(config.dns_addresses[1])
         reply = await dns.asyncquery.udp(query_of("A", NAME), host, timeout=5, port=wire_port)
         if reply.rcode() == dns.rcode.SERVFAIL:
             return ["SERVFAIL"]
@@ -109,7 +113,14 @@ async def test_the_leaders_roster_reaches_each_new_life_of_the_dns_part(tmp_path
     leader = await start_part(config, fatal.append, world=world, platform=machines)
     await until(lambda: listed() == everybody)
     assert await ask() == ["127.0.0.11", "127.0.0.12", "127.0.0.13"]
-    assert machines.orders["dns"].address == config.dns
+    orders = [machines.orders[name] for name in ("dns-1", "dns-2")]
+    assert [order.address for order in orders] == config.dns
+    assert [order.machine for order in orders] == ["m-3", "m-2"]
+    host, wire_port = host_port(config.dns_addresses[1])
+    query = query_of("NS", NAME)
+    servers = await dns.asyncquery.udp(query, host, timeout=5, port=wire_port)
+    assert sorted(texts(servers)) == [f"ns1.{NAME}.", f"ns2.{NAME}."]
+    assert sorted(r.to_text().split()[-1] for r in servers.additional) == sorted(HOSTS)
     machines.alive.remove("m-2")
     await until(lambda: listed() == ["node-1", "node-3"])
     assert await ask() == ["127.0.0.11", "127.0.0.13"]

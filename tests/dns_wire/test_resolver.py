@@ -96,6 +96,23 @@ async def test_the_next_server_is_asked_when_one_does_not_know_or_does_not_answe
         assert reason in str(raised.value)
 
 
+async def test_a_dead_server_costs_one_try_and_a_lost_packet_no_more() -> None:
+    asked: list[str] = []
+    zone = zone_of([SMALL[2]])
+
+    def loses_one(data: bytes) -> list[bytes]:
+        asked.append("second")
+        return [_answer(zone, data)] if asked.count("second") > 1 else []
+
+    def deaf(data: bytes) -> list[bytes]:
+        asked.append("first")
+        return []
+
+    async with strange(deaf) as first, strange(loses_one) as second:
+        assert await Resolver(NAME, [first, second], 0, 7440)() == ["192.0.2.3:7441"]
+    assert asked == ["first", "second"] * 2
+
+
 async def test_a_name_that_is_not_there_says_so() -> None:
     async with served(zone_of()) as server:
         with pytest.raises(Unavailable, match="NXDOMAIN"):

@@ -15,6 +15,7 @@ import pytest
 import sofs
 from sofs.actors import lifecycle, procfile, ray_cluster
 from sofs.actors.lifecycle import PartReport
+from sofs.core.messages import MemberList
 from sofs.errors import DiskFull, InvalidParameter, OtherRun
 from sofs.testing import RayCluster
 
@@ -63,9 +64,16 @@ def serving(cluster: RayCluster) -> bool:
 
 
 def listed(cluster: RayCluster) -> list[str]:
-    """Whom the DNS part lists."""
-    found = lifecycle.dns_members(cluster.run_dir, cluster.credential)
-    return [member.node for member in found.members if member.listed]
+    """Whom both DNS parts list; nobody while they do not agree."""
+    told = lifecycle.dns_members(cluster.run_dir, cluster.credential).values()
+    lists = [
+        [member.node for member in found.members if member.listed]
+        if isinstance(found, MemberList)
+        else []
+        for found in told
+    ]
+    assert len(lists) == 2
+    return lists[0] if lists[0] == lists[1] else []
 
 
 def write(share: sofs.Share, name: str, data: bytes) -> None:
@@ -94,6 +102,7 @@ def test_the_head_carries_no_part_and_authorities_are_on_different_machines(
     assert set(homes) == set(cluster.parts)
     assert "ray-head" not in homes.values()
     assert homes["coordinator"] != homes["resume-key"]
+    assert homes["dns-1"] != homes["dns-2"]
     assert len({homes[f"node-{i}"] for i in (1, 2, 3)}) == 3
     assert all(homes[f"node-{i}"] == homes[f"witness-{i}"] for i in (1, 2, 3))
 
@@ -105,11 +114,13 @@ def test_the_cluster_is_found_by_its_name_and_a_dead_dns_part_disturbs_no_open_f
     with sofs.connect(cluster.dns_url, credential=cluster.credential) as share:
         with share.open("by-name", "w+b") as file:
             file.write(b"a" * 10)
-            cluster.kill("dns")
+            cluster.kill("dns-1")
+            with sofs.connect(cluster.dns_url, credential=cluster.credential) as second:
+                assert read(second, "by-name") == b"a" * 10, "dns-2 leads clients meanwhile"
             for _ in range(100):
                 file.write(b"b")
             assert share.failovers() == []
-    cluster.wait_ready(["dns"])
+    cluster.wait_ready(["dns-1"])
     until(lambda: len(listed(cluster)) == 3, "the next one knows all")
     with sofs.connect(cluster.dns_url, credential=cluster.credential) as share:
         assert read(share, "by-name") == b"a" * 10 + b"b" * 100
@@ -124,7 +135,7 @@ def test_an_idle_part_is_small(cluster: RayCluster) -> None:
 
 
 @pytest.mark.parametrize(
-    "victim", ["node-1", "witness-2", "coordinator", "resume-key", "leader", "dns", "node-3"]
+    "victim", ["node-1", "witness-2", "coordinator", "resume-key", "leader", "dns-2", "node-3"]
 )
 def test_a_killed_part_comes_back_by_ray_and_nothing_else_restarts(
     cluster: RayCluster, share: sofs.Share, victim: str
@@ -254,7 +265,7 @@ def test_down_leaves_no_process_no_port_and_no_folder_of_ray(cluster: RayCluster
     # Connections that were closed at the end keep a port from being bound for a minute (TIME_WAIT).
     for port in (record.node_port, record.witness_port, record.dns_port, record.dns_port + 1):
         until(
-            lambda port=port: ray_cluster.is_free([*record.hosts, record.dns_host], port),
+            lambda port=port: ray_cluster.is_free([*record.hosts, *record.dns_hosts], port),
             f"port {port} free",
         )  # type: ignore[misc]
     assert ray_cluster.is_free(["0.0.0.0"], record.ray_port)

@@ -9,10 +9,13 @@ A roster is the word of a leader's claim. One of another epoch than the last is 
 look at the claims on the cluster's root: a leader that was superseded while it was frozen must not
 bring back, to a part that has just started, whom its successor has evicted.
 
+Where there are machines for it there are two such parts, which know nothing of each other: each is
+told everything, and each alone is enough. Both name both as servers of the zone.
+
 What may fail. This part dies: clients that are connected notice nothing, since they know the
-addresses; new ones ask again. It is frozen: the same. It does not hear the leader: it goes on with
-the last roster, because the leader's death stops nothing; nobody is evicted meanwhile. A question
-can be anything and is answered or dropped (``dns_wire/codec.py``).
+addresses; new ones ask the other. It is frozen: the same. It does not hear the leader: it goes on
+with the last roster, because the leader's death stops nothing; nobody is evicted meanwhile. A
+question can be anything and is answered or dropped (``dns_wire/codec.py``).
 """
 
 from __future__ import annotations
@@ -38,6 +41,7 @@ from sofs.core.messages import (
     SetMembers,
 )
 from sofs.core.trace import SpanKind, SpanStatus
+from sofs.core.witness import host_of
 from sofs.core.zone import TTL_DEFAULT_S, Code, Question, Reply, Zone, ZoneSettings, kind_text
 from sofs.errors import Fenced, InvalidParameter, NotSupported, Unavailable
 from sofs.ids import ID_BYTES, Incarnation
@@ -57,11 +61,14 @@ STRANGERS_TOLD_MAX: Final = 16
 @dataclass(frozen=True, slots=True)
 class DnsConfig:
     """What the DNS part is told. ``access_point``: its name. ``address``: where it answers
-    questions, ``host:port``. ``members``: where there is no leader, who belongs."""
+    questions, ``host:port``; ``servers``: where all DNS parts of the access point do, this one
+    among them, in the order of their NS records. ``members``: where there is no leader, who
+    belongs."""
 
     name: str
     access_point: str
     address: str
+    servers: Sequence[str] = ()
     ttl_s: int = TTL_DEFAULT_S
     members: Sequence[Member] | None = None
 
@@ -95,10 +102,8 @@ class DnsPart:
         self._questions: DnsListener | None = None
         self.incarnation = Incarnation(entropy.token(ID_BYTES))
         self.membership = Membership()
-        host = config.address.rpartition(":")[0].removeprefix("[").removesuffix("]")
-        self.zone = Zone(
-            ZoneSettings(config.access_point, (host,) if host else (), config.ttl_s), self._now_s()
-        )
+        servers = tuple(host_of(server) for server in config.servers or (config.address,))
+        self.zone = Zone(ZoneSettings(config.access_point, servers, config.ttl_s), self._now_s())
         if config.members is not None:
             self.membership.set_members(0, 0, config.members)
             self._publish()

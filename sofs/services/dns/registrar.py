@@ -1,15 +1,18 @@
-"""Telling the DNS part something, for as long as it is true: used by nodes and by the leader.
+"""Telling the DNS parts something, for as long as it is true: used by nodes and by the leader.
 
 A registrar keeps a standing stream to the DNS part and says ``current()`` on it: at once when the
 stream was made (so that a DNS part that was started again learns everything within REDIAL_MS_MAX),
 when it has become something else, and every REPEAT_MS although it has not. The DNS part may be away
 for as long as it likes: nobody waits for a registrar, and nothing depends on it.
+
+There is a registrar for each DNS part, with a stream and a task of its own: one part that is dead
+or frozen delays nothing of what the other is told.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from sofs.constants import RECONNECT_BACKOFF_MS
@@ -18,6 +21,7 @@ from sofs.errors import NotSupported, SofsError
 from sofs.ports.runtime import Clock
 from sofs.ports.stream import Envelope, Transport
 from sofs.services.channel import Channel, open_channel, within
+from sofs.services.tasks import Tasks
 
 log = logging.getLogger("sofs.dns")
 
@@ -44,7 +48,7 @@ class Registrar:
     ) -> None:
         self._clock = clock
         self._transport = transport
-        self._address = address
+        self.address = address
         self._name = name
         self._current = current
         self._on_crash = on_crash
@@ -59,7 +63,7 @@ class Registrar:
             try:
                 channel = await self._dial()
             except SofsError as error:
-                self._trouble(f"the DNS part is away: {error}")
+                self._trouble(f"the DNS part at {self.address} is away: {error}")
             else:
                 try:
                     await self._say(channel)
@@ -74,7 +78,7 @@ class Registrar:
         return await open_channel(
             self._transport,
             self._clock,
-            self._address,
+            self.address,
             DNS_SERVICE,
             Hello(),
             _refuse_requests,
@@ -96,7 +100,7 @@ class Registrar:
                         self._clock, ANSWER_MS_MAX, channel.call(current), "a registration"
                     )
                 except SofsError as error:
-                    self._trouble(f"a registration failed: {error}")
+                    self._trouble(f"a registration at {self.address} failed: {error}")
                     if not error.definite:
                         return
                     due_ms = now + REFUSED_MS
@@ -109,6 +113,32 @@ class Registrar:
         if text != self.problem:
             log.info("%s: %s", self._name, text)
         self.problem = text
+
+
+class Registrars:
+    """One registrar for each DNS part, at ``addresses``; they know nothing of each other."""
+
+    def __init__(
+        self,
+        clock: Clock,
+        transport: Transport,
+        addresses: Sequence[str],
+        name: str,
+        current: Callable[[], Message | None],
+        on_crash: Callable[[BaseException], None],
+    ) -> None:
+        self._each = [
+            Registrar(clock, transport, address, name, current, on_crash) for address in addresses
+        ]
+
+    def start(self, tasks: Tasks) -> None:
+        """Keep saying it, for as long as ``tasks`` live."""
+        for registrar in self._each:
+            tasks.spawn(registrar.run(), f"registrar {registrar.address}")
+
+    def heard(self) -> str:
+        """For people: how often each part heard it, or why it does not; "" without parts."""
+        return "; ".join(each.problem or f"told {each.said}" for each in self._each)
 
 
 def _refuse_requests(channel: Channel, envelope: Envelope) -> None:

@@ -297,8 +297,8 @@ class LeaderPart:
             if reign.elsewhere:
                 names = ", ".join(f"{m.name or m.id[:8]} ({m.elsewhere})" for m in reign.elsewhere)
                 facts.append(f"{ELSEWHERE}={names}")
-            if reign.registrar is not None and reign.roster is not None:
-                heard = reign.registrar.problem or f"told {reign.registrar.said}"
+            heard = reign.registrars.heard()
+            if heard and reign.roster is not None:
                 facts.append(f"dns_roster=version {reign.roster.version}, {heard}")
         problem = self.problem or (reign.problem if reign is not None else "")
         if problem:

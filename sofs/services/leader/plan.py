@@ -4,7 +4,8 @@ A *slot* is a place in the access point: a number from 1 to the wanted number of
 address of its own. A machine that serves holds one slot; a slot outlives its machine, so that the
 addresses that clients know stay the same when machines come and go. Every slot has a node and a
 witness. Every volume has a coordinator and a resume-key, on different machines if there are two
-that serve; coordinators are spread. The access point has a DNS part, if it has a name.
+that serve; coordinators are spread. The access point has DNS parts, if it has a name, on different
+machines if there are as many that serve.
 
 ``plan`` takes the desired state and what was observed, and returns the next desired state, which
 must be durable before it is acted upon, and the actions. A part that moves is first *leaving*: it
@@ -12,8 +13,9 @@ is ended, and made anew at its new machine only when it was seen to be gone. Tha
 part of the desired state, so a leader that dies in between finishes the move.
 
 Guards. What is gone is replaced at once. Whatever still runs is ended only while others do its
-work: a coordinator while its resume-key runs, and the reverse; a node while another one runs; and
-one part of a volume, and one node, at a time. When all machines are to be drained, all stay.
+work: a coordinator while its resume-key runs, and the reverse; a node, or one of two DNS parts,
+while another one runs; and one part of a volume, one node and one DNS part at a time. When all
+machines are to be drained, all stay.
 """
 
 from __future__ import annotations
@@ -46,7 +48,7 @@ class Placed:
 class Desired:
     """What the operator wants, and what was decided for it. ``volumes``: by name; the parts of the
     first are named by their roles alone. ``avoided``: names of machines that are to be left
-    (``sofs node drain``). ``dns``: there is a DNS part. ``leaving``: parts that must end where they
+    (``sofs node drain``). ``dns``: so many DNS parts. ``leaving``: parts that must end where they
     are."""
 
     wanted_nodes: int
@@ -55,14 +57,14 @@ class Desired:
     slots: Mapping[int, str] = field(default_factory=dict)
     parts: tuple[Placed, ...] = ()
     leaving: tuple[str, ...] = ()
-    dns: bool = False
+    dns: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Observed:
     """What the platform said. ``running``: part -> the machine it runs on ("" when unknown).
-    ``alone``: there has been only one machine for a while, so the resume-key is made there too (it
-    still helps when a process dies) instead of waiting for another."""
+    ``alone``: there has been only one machine for a while, so the resume-key and the second DNS
+    part are made there too (they still help when a process dies) instead of waiting for another."""
 
     machines: Sequence[Machine]
     running: Mapping[str, str]
@@ -102,6 +104,16 @@ def part_name(role: str, volume: str, volumes: Sequence[str]) -> str:
 def volume_of(part: Placed, volumes: Sequence[str]) -> str:
     """The volume of a coordinator or resume-key."""
     return part.name[len(part.role) + 1 :] or (volumes[0] if volumes else "")
+
+
+def dns_name(index: int) -> str:
+    """The name of a DNS part: ``dns-1`` is the first."""
+    return f"{DNS}-{index + 1}"
+
+
+def dns_index(name: str) -> int:
+    """The reverse of ``dns_name``."""
+    return int(name.removeprefix(f"{DNS}-")) - 1
 
 
 def slot_of(part: Placed) -> int:
@@ -344,11 +356,28 @@ class _Step:
                 yield Placed(f"{role}-{slot}", role, machine)
         for name, machine in self.homes.items():
             yield Placed(name, role_of(name), machine)
+        for name, machine in self._dns_homes().items():
+            yield Placed(name, DNS, machine)
+
+    def _dns_homes(self) -> dict[str, str]:
+        """Where DNS parts are meant to be. They stay where they are, each alone; at first they are
+        on the last machines, since the others have authorities."""
         serving = self._serving()
-        if self.desired.dns and serving:
-            # It stays where it is, at first on the last machine: the others have authorities.
-            home = self._home(DNS)
-            yield Placed(DNS, DNS, home if home in serving and home else serving[-1])
+        names = [dns_name(index) for index in range(self.desired.dns)]
+        before = {name: home for name in names if (home := self._home(name)) in serving and home}
+        homes: dict[str, str] = {}
+        for name, home in before.items():
+            if home not in homes.values():
+                homes[name] = home
+        for name in names:
+            free = [machine for machine in serving if machine not in homes.values()]
+            if name in homes or not serving:
+                continue
+            if free:
+                homes[name] = free[-1]
+            elif name in before or name in self.running or self.observed.alone:
+                homes[name] = before.get(name, serving[-1])
+        return homes
 
     def _note_where(self, part: Placed) -> None:
         """A part that runs elsewhere than it is meant to has to end there: it moved, its machine is
@@ -375,6 +404,8 @@ class _Step:
         role = role_of(name)
         if role == NODE:
             return any(other != name and role_of(other) == NODE for other in left)
+        if role == DNS and self.desired.dns > 1:
+            return any(other != name and role_of(other) == DNS for other in left)
         volume = volume_of(Placed(name, role, ""), self.desired.volumes)
         if role not in PAIR or volume not in self.desired.volumes:
             return True

@@ -22,8 +22,8 @@ A machine that is about to leave is left by the leader, too, as soon as no part 
 process ends, and the platform starts another elsewhere. A machine that cannot be used
 (``elsewhere``) is left alone, and told of.
 
-Who belongs to the access point is told to its DNS part (``services/dns``): the slots that are held,
-each with its machine, once they are durable. Whoever lost its slot is not listed any more.
+Who belongs to the access point is told to its DNS parts (``services/dns``): the slots that are
+held, each with its machine, once they are durable. Whoever lost its slot is not listed any more.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ from sofs.ports.state import StateDatabase
 from sofs.ports.stream import Transport
 from sofs.ports.trace import NO_RECORDER, Recorder, span
 from sofs.services.authority.group_log import GroupLog
-from sofs.services.dns.registrar import Registrar
+from sofs.services.dns.registrar import Registrars
 from sofs.services.leader.desk import Desk
 from sofs.services.leader.orders import AGAIN_MS, Orders
 from sofs.services.leader.partings import Partings
@@ -62,6 +62,7 @@ from sofs.services.leader.plan import (
     Observed,
     Placed,
     Plan,
+    dns_index,
     plan,
     role_of,
     slot_of,
@@ -87,8 +88,8 @@ SLOTS_MAX: Final = 64
 class LeaderSettings:
     """What ``sofs up`` tells the leader. ``base_epoch``: highest leader claim that it saw.
     ``take_over``: claim although that claim's leader answers. ``volumes``: of the root's table, the
-    first one first. Ports of nodes and witnesses; 0: any. ``dns``: where the DNS part of
-    ``access_point`` takes registrations; "" for none."""
+    first one first. Ports of nodes and witnesses; 0: any. ``dns``: where the DNS parts of
+    ``access_point`` take registrations, ``dns-1`` first; there is one part for each."""
 
     run_id: bytes
     base_epoch: int = 0
@@ -98,7 +99,7 @@ class LeaderSettings:
     node_port: int = 0
     witness_port: int = 0
     access_point: str = ""
-    dns: str = ""
+    dns: tuple[str, ...] = ()
     host_of: Callable[[int], str] = lambda slot: f"127.0.0.{10 + slot}"
 
 
@@ -176,11 +177,9 @@ class Reign:
         self._partings = Partings(env.clock, transport, self._tasks)
         self._alone_since: int | None = None
         self.roster: SetMembers | None = None
-        self.registrar: Registrar | None = None
-        if env.settings.dns:
-            self.registrar = Registrar(
-                env.clock, transport, env.settings.dns, "leader", lambda: self.roster, self._crash
-            )
+        self.registrars = Registrars(
+            env.clock, transport, env.settings.dns, "leader", lambda: self.roster, self._crash
+        )
         writer.on_end(self._log_ended)
 
     @property
@@ -215,8 +214,7 @@ class Reign:
         await self.desk.publish()
         self._tasks.spawn(self._reconcile_forever(), "reconcile")
         self._tasks.spawn(self._survey_forever(), "survey")
-        if self.registrar is not None:
-            self._tasks.spawn(self.registrar.run(), "registrar")
+        self.registrars.start(self._tasks)
 
     async def _checkpoint(self, position: Position) -> None:
         """Write the state as an object, name it in the log, and delete what it makes needless
@@ -386,10 +384,10 @@ class Reign:
 
     def _desired(self) -> Desired:
         settings = self.env.settings
-        return replace(self.state.desired(settings.wanted_nodes), dns=bool(settings.dns))
+        return replace(self.state.desired(settings.wanted_nodes), dns=len(settings.dns))
 
     def _call_roll(self) -> None:
-        """Make the roster for the DNS part anew if somebody came or went; what is recorded is
+        """Make the roster for the DNS parts anew if somebody came or went; what is recorded is
         durable now."""
         settings, slots = self.env.settings, self.state.slots()
         members = [
@@ -420,7 +418,7 @@ class Reign:
             name=part.name,
             role=part.role,
             machine=part.machine,
-            address=settings.dns if part.role == DNS else f"{host}:{port}",
+            address=settings.dns[dns_index(part.name)] if part.role == DNS else f"{host}:{port}",
             volume=volume_of(part, volumes) if part.role in PAIR else volumes[0] if volumes else "",
             access_point=tuple(self.access_point()),
             witnesses=tuple(self._addresses(settings.witness_port)),

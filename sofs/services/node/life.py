@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -66,8 +66,8 @@ class NodeConfig:
     and uuid of the volume that it serves. ``shares``: what is known of the shares; without it there
     is one, named like the volume. ``addresses``: of all nodes of the access point, as last known.
     ``report_corrupt``: gets (file, page, what) of every page whose stored bytes fail their
-    checksum. ``dns``: where the DNS part of the access point takes registrations, "" for none;
-    ``machine``: as the leader calls the one that this is."""
+    checksum. ``dns``: where the DNS parts of the access point take registrations; ``machine``: as
+    the leader calls the one that this is."""
 
     name: str
     share: str = ""
@@ -77,7 +77,7 @@ class NodeConfig:
     interfaces: Callable[[], list[Interface]] = list  # Where its clients find a witness.
     report_corrupt: Callable[[int, int, str], None] | None = None
     access_point: str = ""
-    dns: str = ""
+    dns: Sequence[str] = ()
     machine: str = ""
     shares: ShareView | None = None
 

@@ -6,7 +6,7 @@ start. Lives that end quickly one after another are started with growing pauses;
 QUICK_ENDS_MAX of them, or when a rule of the program itself broke, ``on_exit`` is called and the
 process is to exit: then its supervisor starts it again.
 
-Where it listens it says to the DNS part of its access point, if there is one: from its first life
+Where it listens it says to the DNS parts of its access point, if there are any: from its first life
 on, and again when that changes.
 """
 
@@ -42,7 +42,7 @@ from sofs.ports.runtime import Clock, Entropy
 from sofs.ports.stream import Envelope, Listener, Stream, Transport
 from sofs.ports.trace import NO_RECORDER, Recorder
 from sofs.services.channel import Channel, check_hello
-from sofs.services.dns.registrar import Registrar
+from sofs.services.dns.registrar import Registrars
 from sofs.services.node.life import Node, NodeConfig, describe_end, is_fatal, start_life
 from sofs.services.node.volumes import Volumes
 from sofs.services.pair import PairProbe
@@ -90,7 +90,7 @@ class NodePart:
         self._tasks = Tasks(f"node-part {config.name}", self._crash)
         self._listener: Listener | None = None
         self._regained: Listener | None = None  # At the address that another process had at first.
-        self._registrar: Registrar | None = None
+        self._registrars: Registrars | None = None
         self.endpoint = ""
         self.node: Node | None = None
         self.lives = 0
@@ -123,7 +123,7 @@ class NodePart:
         if own and not address.endswith(":0") and not _same_port(self.endpoint, address):
             self._tasks.spawn(self._regain(address), "regain")
         if self._config.dns:
-            self._registrar = Registrar(
+            self._registrars = Registrars(
                 self._clock,
                 self._transport,
                 self._config.dns,
@@ -131,7 +131,7 @@ class NodePart:
                 self._registration,
                 self._crash,
             )
-            self._tasks.spawn(self._registrar.run(), "registrar")
+            self._registrars.start(self._tasks)
 
     def _registration(self) -> RegisterMember:
         """Where clients find this node: at the address that was asked for, once it has it."""
@@ -300,9 +300,8 @@ class NodePart:
         state.facts.append(f"lives={self.lives}")
         if self._volumes is not None and self._volumes.names():
             state.facts.append(f"other_volumes={','.join(self._volumes.names())}")
-        if self._registrar is not None:
-            heard = self._registrar.problem or f"told {self._registrar.said}"
-            state.facts.append(f"dns={heard}")
+        if self._registrars is not None:
+            state.facts.append(f"dns={self._registrars.heard()}")
         return state
 
 

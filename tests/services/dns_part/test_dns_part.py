@@ -20,7 +20,8 @@ from sofs.ports.trace import NO_RECORDER, Recorder
 from sofs.services.channel import Channel, expect, open_channel
 from sofs.services.dns import registrar as registrar_module
 from sofs.services.dns.part import DnsConfig, DnsPart
-from sofs.services.dns.registrar import Registrar
+from sofs.services.dns.registrar import Registrar, Registrars
+from sofs.services.tasks import Tasks
 from sofs.sim.local_transport import LocalHub
 from sofs.storage import SystemClock, SystemEntropy
 from sofs.telemetry.ring import open_ring, read_rings
@@ -316,6 +317,44 @@ async def test_a_part_that_starts_again_learns_all_from_the_registrars() -> None
             assert net.ask().code == Code.SERVFAIL
             await until(lambda: any(" 99 " in r.data for r in _srv(net)))
             assert len(net.hosts()) == 2
+
+
+@pytest.mark.parametrize("there", [False, True])
+async def test_a_part_that_is_dead_or_deaf_delays_nothing_of_what_the_other_is_told(
+    monkeypatch: pytest.MonkeyPatch, there: bool
+) -> None:
+    """Whoever waited for the first would be late by its limit, which is longer than the test."""
+    monkeypatch.setattr(registrar_module, "ANSWER_MS_MAX", 600_000)
+    async with net_of() as net:
+        deaf: list[str] = []
+        over = asyncio.Event()
+
+        async def hang(service: str, stream: object) -> None:
+            deaf.append(service)
+            await over.wait()
+
+        if there:
+            net.hub.listen("10.0.0.8:7000", hang)
+        saying = [roster(1, 1)]
+        tasks = Tasks("test", net.crashes.append)
+        both = Registrars(
+            net.clock,
+            net.hub.transport(),
+            ["10.0.0.8:7000", HOME],
+            "test",
+            lambda: saying[0],
+            net.crashes.append,
+        )
+        both.start(tasks)
+        await until(lambda: net.hosts() == ["10.0.0.1"])
+        saying[0] = roster(2, 1, 2)
+        await until(lambda: net.part is not None and net.part.membership.version == 2)
+        await until(lambda: both.heard().endswith("; told 2"))
+        assert bool(deaf) == there
+        assert ("10.0.0.8:7000 is away" in both.heard()) != there
+        over.set()
+        net.hub.cut("10.0.0.8:7000")
+        await tasks.close()
 
 
 def _srv(net: Net) -> tuple[m.Message, ...]:

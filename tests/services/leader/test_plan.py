@@ -68,6 +68,8 @@ class World:
         alive = {machine.id for machine in self.machines}
         ended = [n for n in made.remove if self.running.get(n) in alive]
         left = [n for n in self.running if n not in made.remove]
+        if self.desired.dns > 1 and "dns" in [role_of(name) for name in ended]:
+            assert any(role_of(name) == "dns" for name in left)
         for name in ended:
             role = role_of(name)
             if role in PAIR:
@@ -275,25 +277,90 @@ def test_a_spare_machine_comes_in_when_all_that_serve_are_drained() -> None:
     assert len(world.running) == 6
 
 
-def test_the_dns_part_is_made_once_on_the_last_machine_and_stays_while_that_serves() -> None:
-    world = World(A, B, C)
-    world.desired = replace(world.desired, dns=True)
+def with_dns(world: World, count: int = 2) -> World:
+    world.desired = replace(world.desired, dns=count)
+    return world
+
+
+def dns_homes(world: World) -> list[str]:
+    return [world.running.get(f"dns-{number}", "") for number in (1, 2)]
+
+
+def test_dns_parts_are_made_on_the_last_machines_and_stay_while_those_serve() -> None:
+    world = with_dns(World(A, B, C))
     world.settle()
-    assert world.running["dns"] == C.id
+    assert dns_homes(world) == [C.id, B.id]
     world.machines.append(D)
+    world.lose(A)
+    world.settle()
+    assert dns_homes(world) == [C.id, B.id]
     world.lose(B)
     world.settle()
-    assert world.running["dns"] == C.id
-    world.drain(C)
-    world.settle()
-    assert world.running["dns"] == D.id
+    assert dns_homes(world) == [C.id, D.id], "what is gone is made again, away from the other"
+    world.lose(C)
     world.lose(D)
     world.settle()
-    assert world.running["dns"] == A.id
-    world.lose(A)
-    world.lose(C)
-    world.settle()
     assert world.running == {}
+
+
+def test_a_drain_moves_dns_parts_one_at_a_time_and_never_both_away() -> None:
+    world = with_dns(World(A, B, C, wanted=2))  # And the guards are checked at each step.
+    world.settle()
+    assert dns_homes(world) == [B.id, A.id]
+    world.drain(B)
+    world.settle()
+    assert sorted(dns_homes(world)) == [A.id, C.id]
+
+
+def test_the_second_dns_part_waits_for_a_second_machine_but_not_for_ever() -> None:
+    world = with_dns(World(A))
+    world.settle()
+    assert dns_homes(world) == [A.id, ""]
+    world.alone = True
+    world.settle()
+    assert dns_homes(world) == [A.id, A.id]
+    world.alone = False
+    world.machines.append(B)
+    world.settle()
+    assert dns_homes(world) == [A.id, B.id], "they part as soon as they can"
+    world.drain(B)
+    world.settle()
+    assert dns_homes(world) == [A.id, A.id]
+    assert world.on(B) == []
+
+
+def test_the_dns_part_of_older_versions_is_ended_and_one_part_is_enough_for_one_node() -> None:
+    world = with_dns(World(A, wanted=1), 1)
+    world.running["dns"] = A.id
+    world.settle()
+    assert dns_homes(world) == [A.id, ""]
+    assert world.removed == ["dns"]
+
+
+@given(st.randoms(use_true_random=False))
+@settings(max_examples=50)
+def test_dns_parts_settle_on_machines_of_their_own_whatever_happened(chance: random.Random) -> None:
+    world = with_dns(World(A, B, C))
+    for _ in range(20):
+        machine = chance.choice((A, B, C, D))
+        there = machine.id in [m.id for m in world.machines]
+        match chance.randrange(4):
+            case 0 if there and len(world.machines) > 1:
+                world.lose(machine)
+            case 1 if not there:
+                world.machines.append(machine)
+            case 2:
+                world.drain(machine)
+            case _:
+                world.running.pop(chance.choice(("dns-1", "dns-2")), None)
+        world.step(chance)
+    world.desired = replace(world.desired, avoided=())
+    world.machines = [A, B, C]
+    world.running = {n: m for n, m in world.running.items() if m != D.id}
+    world.settle()
+    first, second = dns_homes(world)
+    assert first != second
+    assert "" not in (first, second)
 
 
 # What others did

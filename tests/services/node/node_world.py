@@ -96,7 +96,7 @@ class World:
         fenced: FencedStore | None = None,
         *,
         address: str = "",
-        dns: str = "",
+        dns: Sequence[str] = (),
         interfaces: Sequence[m.Interface] = (),
     ) -> NodePart:
         made = NodePart(
