@@ -2,19 +2,20 @@
 
     .venv/bin/python scripts/bench_trace.py [--pairs 24] [--seconds 0.5]
 
-The second part runs one cluster of which one node and one of two shares record nothing, and gives
-both the same work in turns of half a second, so that whatever else the machine does meets both
-alike. Half-way the two nodes change sides, since two processes of the same kind differ by some
-percent even without rings. The ratio is the median of the ratios of neighbouring turns; its spread
-says what to make of it.
+The second part gives one cluster the same work in turns of half a second, with and without
+recording, in the same processes: they stop to record at one signal and go on at another. (Two
+processes of the same kind differ by up to ten percent for as long as they live, so one with a ring
+beside one without shows nothing.) What is switched are the methods of the recorder's class, by a
+``sitecustomize`` that the parts of this script's cluster import. Printed are medians over
+neighbouring turns, and where the middle half of them is; ``--same`` shows how unequal turns are.
 """
 
 from __future__ import annotations
 
 import argparse
-import contextlib
 import itertools
 import os
+import signal
 import statistics
 import tempfile
 import time
@@ -25,11 +26,10 @@ from pathlib import Path
 
 import sofs
 from sofs.bench.direct import rate
-from sofs.client import runtime
 from sofs.client.sync import File, Share
 from sofs.core.trace import SpanKind
-from sofs.ports.trace import NO_RECORDER, Recorder
-from sofs.telemetry.ring import RING_MIB_VARIABLE, open_ring
+from sofs.ports.trace import NoRecorder
+from sofs.telemetry.ring import RingRecorder, open_ring
 from sofs.testing import LocalCluster
 
 BLOCK = 4096
@@ -78,147 +78,131 @@ def whole(share: Share) -> Work:
     return lambda thread, i: (share.read_file("/whole"), None)[1]
 
 
+SWITCHED = ("enabled", "begin", "begin_as", "end", "note", "link")
+RECORDING = {name: getattr(RingRecorder, name) for name in SWITCHED}
+PARTS_PATH = "PYTHONPATH"
+SETTLE_S = 0.1  # For every process to have run a line of Python since it was told.
+
+
+def switch(on: bool) -> None:
+    """Have this process record, or not."""
+    for name, method in RECORDING.items():
+        setattr(RingRecorder, name, method if on else getattr(NoRecorder, name))
+
+
+# What every part runs first; it leaves the imports to the part.
+SITE = f"""
+import signal, sys
+
+kept = {{}}
+
+def switch(number, frame):
+    recorder = sys.modules["sofs.telemetry.ring"].RingRecorder
+    silent = sys.modules["sofs.ports.trace"].NoRecorder
+    for name in {SWITCHED}:
+        kept.setdefault(name, getattr(recorder, name))
+        on = number == signal.SIGUSR1
+        setattr(recorder, name, kept[name] if on else getattr(silent, name))
+
+signal.signal(signal.SIGUSR1, switch)
+signal.signal(signal.SIGUSR2, switch)
+"""
+
+
 @dataclass
 class Row:
-    """What was found for one kind of work, over both halves."""
+    """What was found for one kind of work."""
 
-    ratios: list[float] = field(default_factory=list)  # Of speeds, traced to untraced.
     speeds: list[float] = field(default_factory=list)  # Traced, a second.
-    # Microseconds of processor time of client and node for one operation, (traced, untraced), of
-    # each half.
-    each_us: list[tuple[float, float]] = field(default_factory=list)
+    ratios: list[float] = field(default_factory=list)  # Of speeds, traced to untraced.
+    each_us: list[tuple[float, float]] = field(default_factory=list)  # Traced, untraced.
 
     def text(self, name: str) -> str:
-        if not self.ratios:
-            return f"{name:22} the clients move all the time: this machine is too busy"
-        ratios = sorted(self.ratios)
-        low, high = ratios[len(ratios) // 4], ratios[-1 - len(ratios) // 4]
-        on, off = (statistics.mean(side) for side in zip(*self.each_us, strict=True))
-        dearer = statistics.geometric_mean([a / b for a, b in self.each_us])
+        on, off = (statistics.median(side) for side in zip(*self.each_us, strict=True))
+        costs = [traced / untraced for traced, untraced in self.each_us]
         return (
-            f"{name:22} {statistics.median(self.speeds):6.0f}/s; traced to untraced "
-            f"{statistics.median(ratios):.3f} ({low:.3f} to {high:.3f}); "
-            f"processor time {on:.0f} us to {off:.0f}, {dearer:.3f}"
+            f"{name:25}{statistics.median(self.speeds):6.0f}/s  {_half(self.ratios)}  "
+            f"{on:5.0f}{off:6.0f}  {_half(costs)}"
         )
 
 
-class Half:
-    """Two shares: one with rings at both ends, through ``traced``, and one with none, through
-    ``plain``."""
+def _half(values: list[float]) -> str:
+    """The median, and where the middle half of the values is."""
+    ordered = sorted(values)
+    low, high = ordered[len(ordered) // 4], ordered[-1 - len(ordered) // 4]
+    return f"{statistics.median(ordered):.3f} ({low:.3f}-{high:.3f})"
 
-    def __init__(
-        self, cluster: LocalCluster, traced: str, plain: str, recorder: Recorder, pairs: int
-    ) -> None:
-        self.cluster, self.pairs = cluster, pairs
-        self.nodes = {"on": traced, "off": plain}
-        self.shares: dict[str, Share] = {}
-        # Whoever connects first differs, too: it changes with the sides.
-        for side in sorted(self.nodes, key=lambda side: self.nodes[side]):
-            runtime._recorder = (os.getpid(), recorder if side == "on" else NO_RECORDER)
-            url = cluster.url_from(self.nodes[side])
-            self.shares[side] = sofs.connect(url, credential=cluster.credential)
 
-    def in_place(self) -> bool:
-        """Are both at their nodes? A busy machine makes clients move; then they move back."""
-        good = True
-        for side, share in self.shares.items():
-            address = self.cluster.parts[self.nodes[side]].config.address
-            if share.facts().address != address:
-                good = False
-                with contextlib.suppress(sofs.SofsError):  # It is tried again.
-                    share.move(address)
-        return good
+def _used_s(pid: int) -> float:
+    """Seconds of processor time of a process, to the nanosecond."""
+    return time.clock_gettime(~pid << 3 | 2)  # Its clock: see clock_getcpuclockid(3).
 
-    def processor_s(self, side: str) -> float:
-        """Seconds that this process and a side's node have used; less noisy than how fast they
-        were."""
-        stat = Path(f"/proc/{self.cluster.parts[self.nodes[side]].pid}/stat").read_text()
-        user, system = stat.rpartition(")")[2].split()[11:13]
-        ticks = int(user) + int(system)
-        return time.process_time() + ticks / os.sysconf("SC_CLK_TCK")
 
-    def compare(self, row: Row, work: dict[str, Work], threads: int, seconds: float) -> None:
-        """Run both in turns."""
-        spent = {"on": 0.0, "off": 0.0}
-        done = {"on": 0.0, "off": 0.0}
-        pairs = 0
-        for turn in range(4 * self.pairs):
-            if pairs == self.pairs:
-                break
-            if not self.in_place():
-                time.sleep(0.5)
-                continue
-            found, used = {}, {}
-            for side in ("on", "off") if turn % 2 else ("off", "on"):
-                before = self.processor_s(side)
-                found[side] = rate(work[side], threads, seconds)[0]
-                used[side] = self.processor_s(side) - before
-            if self.in_place():
-                pairs += 1
-                for side in ("on", "off"):
-                    spent[side] += used[side]
-                    done[side] += found[side] * seconds
-                row.ratios.append(found["on"] / found["off"])
-                row.speeds.append(found["on"])
-        if pairs:
-            row.each_us.append((spent["on"] / done["on"] * 1e6, spent["off"] / done["off"] * 1e6))
+class Bench:
+    """A cluster and a client, which record or do not."""
 
-    def run(self, rows: dict[str, Row], seconds: float) -> None:
-        shares = self.shares
-        files = {side: filled(share.open(f"/{side}", "w+b")) for side, share in shares.items()}
-        kinds: list[tuple[str, dict[str, Work]]] = [
-            ("4 KiB write", {side: writes(file) for side, file in files.items()}),
-            ("4 KiB read", {side: reads(file) for side, file in files.items()}),
-            (
-                "create+write+close",
-                {side: creates(s, f"/{self.nodes[side]}-") for side, s in shares.items()},
-            ),
-            ("open+read+close", {side: whole(share) for side, share in shares.items()}),
-        ]
-        for name, work in kinds:
+    def __init__(self, cluster: LocalCluster, options: argparse.Namespace) -> None:
+        self.cluster, self.options = cluster, options
+        self.pids = [os.getpid(), *(part.pid for part in cluster.parts.values())]
+
+    def record(self, on: bool) -> None:
+        """Have all processes record, or none."""
+        switch(on)
+        for pid in self.pids[1:]:
+            os.kill(pid, signal.SIGUSR1 if on else signal.SIGUSR2)
+        time.sleep(SETTLE_S)
+
+    def compare(self, name: str, work: Work, threads: int) -> None:
+        """Do the work in turns and print what was found."""
+        row = Row()
+        seconds = self.options.seconds
+        for pair in range(self.options.pairs):
+            speeds, each_us = {}, {}
+            for on in (True, False) if pair % 2 else (False, True):
+                self.record(on and not self.options.same)
+                before = sum(map(_used_s, self.pids))
+                speeds[on] = rate(work, threads, seconds)[0]
+                used_s = sum(map(_used_s, self.pids)) - before
+                each_us[on] = used_s / (speeds[on] * seconds) * 1e6
+            row.speeds.append(speeds[True])
+            row.ratios.append(speeds[True] / speeds[False])
+            row.each_us.append((each_us[True], each_us[False]))
+        print(row.text(f"{name}, {threads} thr"), flush=True)
+
+    def run(self, share: Share) -> None:
+        file = filled(share.open("/file", "w+b"))
+        print(f"{'':25}{'traced':>8}  {'to untraced':21}  {'CPU us each, and their ratio'}")
+        for name, work in (
+            ("4 KiB write", writes(file)),
+            ("4 KiB read", reads(file)),
+            ("create+write+close", creates(share, "/new-")),
+            ("open+read+close", whole(share)),
+        ):
             for threads in (8, 1):
-                row = rows.setdefault(f"{name}, {threads} thr", Row())
-                self.compare(row, work, threads, seconds)
-                print(".", end="", flush=True)
-        for side, share in shares.items():
-            files[side].close()
-            share.close()
-
-
-def set_rings(cluster: LocalCluster, without: list[str]) -> None:
-    """Start both nodes anew, those of ``without`` without a ring."""
-    for node in ("node-1", "node-2"):
-        if node in without:
-            os.environ[RING_MIB_VARIABLE] = "0"  # noqa: TID251
-        try:
-            cluster.kill(node)
-            cluster.wait_ready()
-        finally:
-            os.environ.pop(RING_MIB_VARIABLE, None)  # noqa: TID251
+                self.compare(name, work, threads)
+        file.close()
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--pairs", type=int, default=24, help="of turns, in both halves together")
+    parser.add_argument("--pairs", type=int, default=24)
     parser.add_argument("--seconds", type=float, default=0.5)
     parser.add_argument(
-        "--same", action="store_true", help="no rings on either side: how unequal the turns are"
+        "--same", action="store_true", help="no recording in either turn: how unequal they are"
     )
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="sofs-trace-") as name:
         folder = Path(name)
         print(f"one record: {one_record(folder / 'ring'):.2f} us", flush=True)
-        own = NO_RECORDER if options.same else open_ring(folder / "own", "client", "client", 4)
-        rows: dict[str, Row] = {}
-        with LocalCluster(folder / "root", nodes=2, run_dir=folder / "run") as cluster:
-            for traced, plain in (("node-1", "node-2"), ("node-2", "node-1")):
-                set_rings(cluster, ["node-1", "node-2"] if options.same else [plain])
-                Half(cluster, traced, plain, own, (options.pairs + 1) // 2).run(
-                    rows, options.seconds
-                )
-        print()
-        for name, row in rows.items():
-            print(row.text(name), flush=True)
+        (folder / "site").mkdir()
+        (folder / "site" / "sitecustomize.py").write_text(SITE)
+        path = os.environ.get(PARTS_PATH)  # noqa: TID251
+        os.environ[PARTS_PATH] = f"{folder / 'site'}:{path}" if path else str(folder / "site")  # noqa: TID251
+        with (
+            LocalCluster(folder / "root", nodes=2, run_dir=folder / "run") as cluster,
+            sofs.connect(cluster.url_from("node-1"), credential=cluster.credential) as share,
+        ):
+            Bench(cluster, options).run(share)
 
 
 if __name__ == "__main__":

@@ -14,6 +14,10 @@ from sofs.core.trace import NO_CONTEXT, SpanKind, SpanStatus, attempt_context
 from sofs.errors import SofsError
 from sofs.ports.trace import NO_RECORDER, Recorder, end_with
 
+_CLIENT = int(SpanKind.CLIENT)
+_OK = int(SpanStatus.OK)
+_FIRST_ATTEMPT = b"\x01"  # As in ``attempt_context``.
+
 
 class Spans:
     """Records what becomes of a client's operations."""
@@ -28,7 +32,7 @@ class Spans:
         if self._enabled:
             handle = op.handle
             op.trace = self._recorder.begin(
-                SpanKind.CLIENT,
+                _CLIENT,
                 NO_CONTEXT,
                 op.name,
                 0 if handle is None else handle.handle,
@@ -41,13 +45,14 @@ class Spans:
         if not trace:
             return NO_CONTEXT
         op.attempts += 1
+        if op.attempts == 1:
+            return trace[:-1] + _FIRST_ATTEMPT
         context = attempt_context(trace, op.attempts)
-        if op.attempts > 1:
-            recorder = self._recorder
-            recorder.begin_as(context, SpanKind.ATTEMPT, trace, op.name)
-            recorder.link(context, attempt_context(trace, op.attempts - 1))
-            if op.replayed:
-                recorder.link(context, self.failover)
+        recorder = self._recorder
+        recorder.begin_as(context, SpanKind.ATTEMPT, trace, op.name)
+        recorder.link(context, attempt_context(trace, op.attempts - 1))
+        if op.replayed:
+            recorder.link(context, self.failover)
         return context
 
     def lost(self, op: Operation) -> None:
@@ -75,7 +80,7 @@ class Spans:
         if trace:
             if op.attempts > 1:
                 self._recorder.end(attempt_context(trace, op.attempts))
-            self._recorder.end(trace, number=op.number, length=op.n_bytes)
+            self._recorder.end(trace, _OK, op.number, op.n_bytes)
             op.trace = NO_CONTEXT
 
     def failed(self, op: Operation, error: BaseException) -> None:

@@ -7,8 +7,6 @@ fails and never suspends: what cannot be recorded is lost, and nothing else happ
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Final, Protocol
 
@@ -19,14 +17,15 @@ CURRENT: Final[ContextVar[bytes]] = ContextVar("sofs_trace", default=NO_CONTEXT)
 
 
 class Recorder(Protocol):
-    """Records spans of one process. A context of no bytes is ignored by every method."""
+    """Records spans of one process. A context of no bytes is ignored by every method. ``kind`` is a
+    SpanKind and ``status`` a SpanStatus, for hot paths as plain numbers."""
 
     @property
     def enabled(self) -> bool: ...
 
     def begin(
         self,
-        kind: SpanKind,
+        kind: int,
         parent: bytes = NO_CONTEXT,
         operation: str = "",
         handle: int = 0,
@@ -38,7 +37,7 @@ class Recorder(Protocol):
     def begin_as(
         self,
         context: bytes,
-        kind: SpanKind,
+        kind: int,
         parent: bytes,
         operation: str = "",
         handle: int = 0,
@@ -53,7 +52,7 @@ class Recorder(Protocol):
     def end(
         self,
         context: bytes,
-        status: SpanStatus = SpanStatus.OK,
+        status: int = SpanStatus.OK,
         number: int = 0,
         length: int = 0,
         link: bytes = NO_CONTEXT,
@@ -81,7 +80,7 @@ class NoRecorder:
 
     def begin(
         self,
-        kind: SpanKind,
+        kind: int,
         parent: bytes = NO_CONTEXT,
         operation: str = "",
         handle: int = 0,
@@ -93,7 +92,7 @@ class NoRecorder:
     def begin_as(
         self,
         context: bytes,
-        kind: SpanKind,
+        kind: int,
         parent: bytes,
         operation: str = "",
         handle: int = 0,
@@ -106,7 +105,7 @@ class NoRecorder:
     def end(
         self,
         context: bytes,
-        status: SpanStatus = SpanStatus.OK,
+        status: int = SpanStatus.OK,
         number: int = 0,
         length: int = 0,
         link: bytes = NO_CONTEXT,
@@ -126,32 +125,57 @@ class NoRecorder:
 NO_RECORDER: Final = NoRecorder()
 
 
-@contextmanager
-def span(
-    recorder: Recorder,
-    kind: SpanKind,
-    operation: str = "",
-    *,
-    parent: bytes | None = None,
-    handle: int = 0,
-    note: str = "",
-) -> Iterator[bytes]:
+class span:
     """Record the block as a span below ``parent`` (by default the current one), which is current
-    inside. An error is noted and goes on."""
-    above = CURRENT.get() if parent is None else parent
-    context = recorder.begin(kind, above, operation, handle)
-    if note:
-        recorder.note(context, note)
-    token = CURRENT.set(context)
-    try:
-        yield context
-    except BaseException as error:
-        end_with(recorder, context, error)
-        raise
-    else:
-        recorder.end(context)
-    finally:
-        CURRENT.reset(token)
+    inside; gives the block its context. An error is noted and goes on.
+
+    A class, as a generator behind ``contextlib.contextmanager`` costs a request three times that.
+    """
+
+    __slots__ = (
+        "_above",
+        "_context",
+        "_handle",
+        "_kind",
+        "_note",
+        "_operation",
+        "_recorder",
+        "_token",
+    )
+
+    def __init__(
+        self,
+        recorder: Recorder,
+        kind: SpanKind,
+        operation: str = "",
+        *,
+        parent: bytes | None = None,
+        handle: int = 0,
+        note: str = "",
+    ) -> None:
+        self._recorder = recorder
+        self._kind = kind
+        self._operation = operation
+        self._above = parent
+        self._handle = handle
+        self._note = note
+
+    def __enter__(self) -> bytes:
+        above = CURRENT.get() if self._above is None else self._above
+        recorder = self._recorder
+        context = recorder.begin(self._kind, above, self._operation, self._handle)
+        if self._note:
+            recorder.note(context, self._note)
+        self._context = context
+        self._token = CURRENT.set(context)
+        return context
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if error is None:
+            self._recorder.end(self._context)
+        else:
+            end_with(self._recorder, self._context, error)
+        CURRENT.reset(self._token)
 
 
 def end_with(recorder: Recorder, context: bytes, error: BaseException) -> None:

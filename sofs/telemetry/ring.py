@@ -28,21 +28,27 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from xxhash import xxh32_digest
+
 from sofs.core.trace import (
     CONTEXT_BYTES,
+    END,
     HEADER_BYTES,
+    IS_END,
+    IS_START,
     NO_CONTEXT,
+    NO_LINK,
     OPERATION_NUMBERS,
     RECORD_BYTES,
+    SERIAL_MASK,
+    START,
     TRACE_BYTES,
     RingContents,
     RingOwner,
     RingRecord,
-    SpanKind,
     SpanStatus,
     closed_field,
     decode_ring,
-    encode_end,
     encode_header,
     encode_link,
     encode_note,
@@ -65,6 +71,9 @@ SDK_FOLDER: Final = "sdk-trace"
 TRACE_FOLDER: Final = "trace"  # In a run directory.
 SUFFIX: Final = ".ring"
 _NO_SPAN: Final = bytes(8)
+_OK: Final = int(SpanStatus.OK)
+_pack_start = START.pack
+_pack_end = END.pack
 
 
 class RingRecorder:
@@ -77,8 +86,8 @@ class RingRecorder:
         self._ring: mmap.mmap | None = mapping
         self._slots = slots
         self._serials = itertools.count()
-        start = int.from_bytes(os.urandom(7), "big") << 7 & ~0xFF
-        self._spans = itertools.count(start or 256, 256)
+        # A span's id is this and the number of its first record, in steps of 256.
+        self._first_span = int.from_bytes(os.urandom(7), "big") << 7 & ~0xFF or 256
         self._trace = os.urandom(8)
         self._now = time.monotonic_ns
         os.register_at_fork(after_in_child=self._forget)
@@ -87,40 +96,49 @@ class RingRecorder:
         self._ring = None
         self.enabled = False
 
+    # What is inlined in ``begin`` and ``end`` are ``encode_start``, ``encode_end`` and ``_put``:
+    # between other work a call in Python costs more than what these do.
+
     def begin(
         self,
-        kind: SpanKind,
+        kind: int,
         parent: bytes = NO_CONTEXT,
         operation: str = "",
         handle: int = 0,
         offset: int = 0,
     ) -> bytes:
         """See ``ports.trace.Recorder``."""
-        span = next(self._spans).to_bytes(8, "big")
+        serial = next(self._serials)
+        span = (self._first_span + (serial << 8)).to_bytes(8, "big")
         if len(parent) == CONTEXT_BYTES:
             context, above = parent[:TRACE_BYTES] + span, parent[TRACE_BYTES:]
         else:
             context, above = self._trace + span + span, _NO_SPAN
-        serial = next(self._serials)
-        self._put(
-            serial,
-            encode_start(
-                serial,
-                kind,
-                OPERATION_NUMBERS.get(operation, 0),
-                context,
-                above,
-                self._now(),
-                handle,
-                offset,
-            ),
+        ring = self._ring
+        if ring is None:
+            return context
+        slot = serial % self._slots
+        if not slot:
+            self._new_lap(ring, serial)
+        body = _pack_start(
+            IS_START,
+            kind,
+            OPERATION_NUMBERS.get(operation, 0),
+            serial & SERIAL_MASK,
+            context,
+            above,
+            self._now(),
+            handle & 0xFFFFFFFF,
+            offset & 0xFFFFFFFFFFFFFFFF,
         )
+        at = HEADER_BYTES + slot * RECORD_BYTES
+        ring[at : at + RECORD_BYTES] = body + xxh32_digest(body)
         return context
 
     def begin_as(
         self,
         context: bytes,
-        kind: SpanKind,
+        kind: int,
         parent: bytes,
         operation: str = "",
         handle: int = 0,
@@ -149,20 +167,32 @@ class RingRecorder:
     def end(
         self,
         context: bytes,
-        status: SpanStatus = SpanStatus.OK,
+        status: int = _OK,
         number: int = 0,
         length: int = 0,
         link: bytes = NO_CONTEXT,
     ) -> None:
         """See ``ports.trace.Recorder``."""
-        if context:
-            serial = next(self._serials)
-            self._put(
-                serial,
-                encode_end(
-                    serial, context[TRACE_BYTES:], status, self._now(), number, length, link
-                ),
-            )
+        ring = self._ring
+        if not context or ring is None:
+            return
+        serial = next(self._serials)
+        slot = serial % self._slots
+        if not slot:
+            self._new_lap(ring, serial)
+        body = _pack_end(
+            IS_END,
+            0,
+            status,
+            serial & SERIAL_MASK,
+            context[TRACE_BYTES:],
+            self._now(),
+            number & 0xFFFFFFFFFFFFFFFF,
+            length & 0xFFFFFFFF,
+            link or NO_LINK,
+        )
+        at = HEADER_BYTES + slot * RECORD_BYTES
+        ring[at : at + RECORD_BYTES] = body + xxh32_digest(body)
 
     def note(self, context: bytes, text: str) -> None:
         """See ``ports.trace.Recorder``."""
@@ -181,11 +211,16 @@ class RingRecorder:
         if ring is None:
             return
         slot = serial % self._slots
-        if not slot and serial:
-            at, lap = lap_field(serial)
-            ring[at : at + len(lap)] = lap
+        if not slot:
+            self._new_lap(ring, serial)
         at = HEADER_BYTES + slot * RECORD_BYTES
         ring[at : at + RECORD_BYTES] = record
+
+    def _new_lap(self, ring: mmap.mmap, serial: int) -> None:
+        """Say in the header where the present lap began, before its first record."""
+        if serial:
+            at, lap = lap_field(serial)
+            ring[at : at + len(lap)] = lap
 
     def close(self) -> None:
         """Say in the header that the process ended in order: what is open was not killed."""

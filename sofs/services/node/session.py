@@ -76,6 +76,8 @@ SESSION_OPS_MAX: Final = 4096
 SESSION_BYTES_MAX: Final = 64 * MIB
 _CHANGING: Final = (Mkdir, Rmdir, Unlink, Rename, SetInfo, WriteFile)
 _READING: Final = Access.READ | Access.READ_ATTRIBUTES
+_NODE: Final = int(SpanKind.NODE)  # Plain numbers: an enumeration costs each record more.
+_OK: Final = int(SpanStatus.OK)
 
 
 class Session:
@@ -139,7 +141,7 @@ class Session:
         recorder = self.node.recorder
         if recorder.enabled and self.client and envelope.call and kind is not PartState:
             self.spans[envelope.call] = recorder.begin(
-                SpanKind.NODE,
+                _NODE,
                 envelope.trace,
                 kind.__name__,
                 getattr(body, "handle", 0),
@@ -357,17 +359,14 @@ class Session:
             channel.post(Envelope(call, True, body, data), checked=checked)
         trace = self.spans.pop(call, NO_CONTEXT)
         if trace:
-            self._ended(trace, body, len(data))
-
-    def _ended(self, trace: bytes, body: Message, n_bytes: int) -> None:
-        node = self.node
-        if type(body) is WriteReply:
-            node.recorder.end(trace, link=node.log.batch_trace)
-            return
-        failed = type(body) is Failure
-        if failed:
-            node.recorder.note(trace, getattr(body, "code", ""))
-        node.recorder.end(trace, SpanStatus.ERROR if failed else SpanStatus.OK, length=n_bytes)
+            recorder, kind = self.node.recorder, type(body)
+            if kind is WriteReply:
+                recorder.end(trace, _OK, 0, 0, self.node.log.batch_trace)
+            elif kind is Failure:
+                recorder.note(trace, getattr(body, "code", ""))
+                recorder.end(trace, SpanStatus.ERROR, 0, len(data))
+            else:
+                recorder.end(trace, _OK, 0, len(data))
 
     def refuse(self, call: int, error: SofsError, *, checked: bool = False) -> None:
         self.answer(call, Failure(error.code, error.message, error.retry_after_ms), checked=checked)
