@@ -161,9 +161,12 @@ class ClientCore:
         except BaseException as error:
             await self._stop(Unavailable("the client could not connect"))
             if isinstance(error, Unavailable):
+                known = self._book.known()
+                whose = f"no node of {', '.join(known)}" if known else "no node"
+                hint = "is the cluster up?" if known else "its name is not resolved yet: is DNS up?"
                 raise DeadlineExceeded(
-                    f"no node of {', '.join(self._book.known())} set up a session within "
-                    f"{limit_ms} ms; is the cluster up? ({self._last_error or error.message})"
+                    f"{whose} set up a session within {limit_ms} ms; {hint} "
+                    f"({self._last_error or error.message})"
                 ) from error
             raise
 

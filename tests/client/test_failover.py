@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 
 import pytest
 from client_rig import rig_of, until
@@ -598,6 +599,15 @@ async def test_connect_gives_up_with_a_reason_when_nobody_answers() -> None:
             node.kill()
         with pytest.raises(DeadlineExceeded, match="is the cluster up"):
             await rig.connect(connect_timeout_ms=150)
+
+
+async def test_connect_says_so_when_the_name_was_not_resolved_in_time() -> None:
+    async with rig_of() as rig:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as deaf:
+            deaf.bind(("127.0.0.1", 0))
+            url = f"sofs://files.example/share?dns=127.0.0.1:{deaf.getsockname()[1]}"
+            with pytest.raises(DeadlineExceeded, match=r": no node set up .*not resolved"):
+                await connect(url, transport=rig.hub.transport(), connect_timeout_ms=100)
 
 
 async def test_reclaim_is_repeated_for_the_handles_that_are_not_ready_yet() -> None:
