@@ -3,6 +3,7 @@ nothing else."""
 
 from __future__ import annotations
 
+import asyncio
 import random
 from typing import Any
 
@@ -41,8 +42,8 @@ async def sent(cluster: LocalCluster, service: str, *messages: bytes) -> grpc.St
                 await call.write(message)
             while await call.read() is not grpc.aio.EOF:
                 pass
-        except grpc.aio.AioRpcError:
-            pass
+        except (grpc.aio.AioRpcError, asyncio.InvalidStateError):
+            pass  # It ended; the latter is what a write says that came after that.
         code: grpc.StatusCode = await call.code()
         return code
 
