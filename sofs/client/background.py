@@ -11,8 +11,8 @@ At the end of the process the thread ends too (``atexit``). What the application
 dropped in order first: clients without a goodbye, then every other task, then the loop, so that
 nothing is destroyed half-way and said so on stderr.
 
-The loop is uvloop's, as in every part: one caller at a time gets 10 to 20 % more operations a
-second (docs/PERFORMANCE.md).
+The loop is uvloop's, as in every part: a call costs a tenth less of the client's processor time
+(docs/PERFORMANCE.md).
 
 After a fork the child has no such thread: it starts a loop of its own, and shares that the parent
 connected raise ``FileClosed`` there.

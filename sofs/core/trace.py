@@ -41,13 +41,12 @@ TRACE_BYTES: Final = 16
 TEXT_BYTES_MAX: Final = 44  # Of one note; a longer text is cut.
 ATTEMPTS_MAX: Final = 255  # Of one operation that are told apart; later ones share the last id.
 NO_CONTEXT: Final = b""
-NO_LINK: Final = bytes(CONTEXT_BYTES)
+_NO_CONTEXT_BYTES: Final = bytes(CONTEXT_BYTES)
 _NO_SPAN: Final = bytes(8)
-SERIAL_MASK: Final = 0xFFFFFFFF
+_SERIAL_MASK: Final = 0xFFFFFFFF
 
-# Starts and ends are also packed where they are recorded, as a call costs what a record may.
-START: Final = struct.Struct("<BBHI24s8sQIQ")
-END: Final = struct.Struct("<BBHI8sQQI24s")
+_START: Final = struct.Struct("<BBHI24s8sQIQ")
+_END: Final = struct.Struct("<BBHI8sQQI24s")
 _NOTE: Final = struct.Struct("<BBHI8s44s")
 _LINK: Final = struct.Struct("<BBHI8s24s20x")
 _HEADER: Final = struct.Struct("<8sIIQQQQQB")
@@ -55,12 +54,12 @@ _LAP_AT: Final = 16  # Of ``lap_start`` in the header.
 _CLOSED_AT: Final = 56
 _JSON_AT: Final = 64
 
-assert START.size == END.size == _NOTE.size == _LINK.size == RECORD_BYTES - 4
+assert _START.size == _END.size == _NOTE.size == _LINK.size == RECORD_BYTES - 4
 
 
 # Types of records; plain numbers, as an enumeration doubles what packing one costs.
-IS_START: Final = 1
-IS_END: Final = 2
+_IS_START: Final = 1
+_IS_END: Final = 2
 _IS_NOTE: Final = 3
 _IS_LINK: Final = 4
 
@@ -176,11 +175,11 @@ def encode_start(
 ) -> bytes:
     """The start of a span. ``parent``: a span id of 8 bytes, zeros for none. ``time_ns``: of the
     machine's monotonic clock. Only the low 32 bits of ``handle`` are kept."""
-    body = START.pack(
-        IS_START,
+    body = _START.pack(
+        _IS_START,
         kind,
         operation,
-        serial & SERIAL_MASK,
+        serial & _SERIAL_MASK,
         context,
         parent,
         time_ns,
@@ -201,16 +200,16 @@ def encode_end(
 ) -> bytes:
     """The end of a span. ``number``: the operation's own (op sequence or op id, a log's record
     number); ``link``: the context of the span that it waited for, or nothing."""
-    body = END.pack(
-        IS_END,
+    body = _END.pack(
+        _IS_END,
         0,
         status,
-        serial & SERIAL_MASK,
+        serial & _SERIAL_MASK,
         span,
         time_ns,
         number & 0xFFFFFFFFFFFFFFFF,
         length & 0xFFFFFFFF,
-        link or NO_LINK,
+        link or _NO_CONTEXT_BYTES,
     )
     return body + xxh32_digest(body)
 
@@ -218,13 +217,13 @@ def encode_end(
 def encode_note(serial: int, span: bytes, text: str) -> bytes:
     """A text about a span, cut to TEXT_BYTES_MAX."""
     data = text.encode()[:TEXT_BYTES_MAX]
-    body = _NOTE.pack(_IS_NOTE, 0, len(data), serial & SERIAL_MASK, span, data)
+    body = _NOTE.pack(_IS_NOTE, 0, len(data), serial & _SERIAL_MASK, span, data)
     return body + xxh32_digest(body)
 
 
 def encode_link(serial: int, span: bytes, link: bytes) -> bytes:
     """A second span that this one has to do with."""
-    body = _LINK.pack(_IS_LINK, 0, 0, serial & SERIAL_MASK, span, link)
+    body = _LINK.pack(_IS_LINK, 0, 0, serial & _SERIAL_MASK, span, link)
     return body + xxh32_digest(body)
 
 
@@ -352,9 +351,9 @@ def decode_ring(data: bytes | memoryview) -> RingContents | None:
         number = lap_start + slot
         serial = int.from_bytes(raw[4:8], "little")
         record = _decode_record(raw)
-        if record is not None and serial == number & SERIAL_MASK:
+        if record is not None and serial == number & _SERIAL_MASK:
             newer.append((number, record))
-        elif record is not None and number >= slots and serial == number - slots & SERIAL_MASK:
+        elif record is not None and number >= slots and serial == number - slots & _SERIAL_MASK:
             older.append((number - slots, record))
         else:
             torn += 1
@@ -373,14 +372,14 @@ def read_after(data: Slices, number: int) -> tuple[list[RingRecord], int, int]:
     while len(found) < slots:
         at = HEADER_BYTES + number % slots * RECORD_BYTES
         raw = bytes(data[at : at + RECORD_BYTES])
-        ahead = int.from_bytes(raw[4:8], "little") - number & SERIAL_MASK
+        ahead = int.from_bytes(raw[4:8], "little") - number & _SERIAL_MASK
         record = _decode_record(raw)
         if record is None:
             break  # Not written yet, or being written.
         if not ahead:
             found.append(record)
             number += 1
-        elif ahead < SERIAL_MASK // 2 and not ahead % slots:
+        elif ahead < _SERIAL_MASK // 2 and not ahead % slots:
             lost += ahead - slots + 1  # A later lap is here: what it left begins there.
             number += ahead - slots + 1
         else:
@@ -421,15 +420,15 @@ def _decode_record(raw: bytes) -> RingRecord | None:
     if xxh32_digest(body) != raw[-4:]:
         return None
     match raw[0]:
-        case _ if raw[0] == IS_START:
-            _, kind, operation, _, context, parent, time_ns, handle, offset = START.unpack(body)
+        case _ if raw[0] == _IS_START:
+            _, kind, operation, _, context, parent, time_ns, handle, offset = _START.unpack(body)
             name = OPERATIONS[operation] if operation < len(OPERATIONS) else "?"
             above = b"" if parent == _NO_SPAN else parent
             return Start(_kind(kind), name, context, above, time_ns, handle, offset)
-        case _ if raw[0] == IS_END:
-            _, _, status, _, span, time_ns, number, length, link = END.unpack(body)
+        case _ if raw[0] == _IS_END:
+            _, _, status, _, span, time_ns, number, length, link = _END.unpack(body)
             found = SpanStatus(status) if status <= SpanStatus.LOST else SpanStatus.ERROR
-            other = b"" if link == NO_LINK else link
+            other = b"" if link == _NO_CONTEXT_BYTES else link
             return End(span, found, time_ns, number, length, other)
         case _ if raw[0] == _IS_NOTE:
             _, _, length, _, span, text = _NOTE.unpack(body)

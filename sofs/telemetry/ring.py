@@ -28,20 +28,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from xxhash import xxh32_digest
-
 from sofs.core.trace import (
     CONTEXT_BYTES,
-    END,
     HEADER_BYTES,
-    IS_END,
-    IS_START,
     NO_CONTEXT,
-    NO_LINK,
     OPERATION_NUMBERS,
     RECORD_BYTES,
-    SERIAL_MASK,
-    START,
     TRACE_BYTES,
     RingContents,
     RingOwner,
@@ -49,6 +41,7 @@ from sofs.core.trace import (
     SpanStatus,
     closed_field,
     decode_ring,
+    encode_end,
     encode_header,
     encode_link,
     encode_note,
@@ -72,8 +65,6 @@ TRACE_FOLDER: Final = "trace"  # In a run directory.
 SUFFIX: Final = ".ring"
 _NO_SPAN: Final = bytes(8)
 _OK: Final = int(SpanStatus.OK)
-_pack_start = START.pack
-_pack_end = END.pack
 
 
 class RingRecorder:
@@ -96,9 +87,6 @@ class RingRecorder:
         self._ring = None
         self.enabled = False
 
-    # What is inlined in ``begin`` and ``end`` are ``encode_start``, ``encode_end`` and ``_put``:
-    # between other work a call in Python costs more than what these do.
-
     def begin(
         self,
         kind: int,
@@ -114,25 +102,19 @@ class RingRecorder:
             context, above = parent[:TRACE_BYTES] + span, parent[TRACE_BYTES:]
         else:
             context, above = self._trace + span + span, _NO_SPAN
-        ring = self._ring
-        if ring is None:
-            return context
-        slot = serial % self._slots
-        if not slot:
-            self._new_lap(ring, serial)
-        body = _pack_start(
-            IS_START,
-            kind,
-            OPERATION_NUMBERS.get(operation, 0),
-            serial & SERIAL_MASK,
-            context,
-            above,
-            self._now(),
-            handle & 0xFFFFFFFF,
-            offset & 0xFFFFFFFFFFFFFFFF,
+        self._put(
+            serial,
+            encode_start(
+                serial,
+                kind,
+                OPERATION_NUMBERS.get(operation, 0),
+                context,
+                above,
+                self._now(),
+                handle,
+                offset,
+            ),
         )
-        at = HEADER_BYTES + slot * RECORD_BYTES
-        ring[at : at + RECORD_BYTES] = body + xxh32_digest(body)
         return context
 
     def begin_as(
@@ -173,26 +155,14 @@ class RingRecorder:
         link: bytes = NO_CONTEXT,
     ) -> None:
         """See ``ports.trace.Recorder``."""
-        ring = self._ring
-        if not context or ring is None:
-            return
-        serial = next(self._serials)
-        slot = serial % self._slots
-        if not slot:
-            self._new_lap(ring, serial)
-        body = _pack_end(
-            IS_END,
-            0,
-            status,
-            serial & SERIAL_MASK,
-            context[TRACE_BYTES:],
-            self._now(),
-            number & 0xFFFFFFFFFFFFFFFF,
-            length & 0xFFFFFFFF,
-            link or NO_LINK,
-        )
-        at = HEADER_BYTES + slot * RECORD_BYTES
-        ring[at : at + RECORD_BYTES] = body + xxh32_digest(body)
+        if context:
+            serial = next(self._serials)
+            self._put(
+                serial,
+                encode_end(
+                    serial, context[TRACE_BYTES:], status, self._now(), number, length, link
+                ),
+            )
 
     def note(self, context: bytes, text: str) -> None:
         """See ``ports.trace.Recorder``."""
@@ -211,16 +181,11 @@ class RingRecorder:
         if ring is None:
             return
         slot = serial % self._slots
-        if not slot:
-            self._new_lap(ring, serial)
-        at = HEADER_BYTES + slot * RECORD_BYTES
-        ring[at : at + RECORD_BYTES] = record
-
-    def _new_lap(self, ring: mmap.mmap, serial: int) -> None:
-        """Say in the header where the present lap began, before its first record."""
-        if serial:
+        if not slot and serial:
             at, lap = lap_field(serial)
             ring[at : at + len(lap)] = lap
+        at = HEADER_BYTES + slot * RECORD_BYTES
+        ring[at : at + RECORD_BYTES] = record
 
     def close(self) -> None:
         """Say in the header that the process ended in order: what is open was not killed."""
