@@ -90,6 +90,8 @@ def test_a_name_is_made_in_one_trace_through_the_authority(cluster: LocalCluster
     assert kinds(good, "coordinator") == {SpanKind.AUTHORITY, SpanKind.BATCH}
     assert bad.root.status is SpanStatus.ERROR
     assert bad.root.notes == ["OBJECT_NAME_COLLISION"]
+    [served] = [span for span in bad.spans if span.kind is SpanKind.NODE]
+    assert (served.status, served.notes) == (SpanStatus.ERROR, ["OBJECT_NAME_COLLISION"])
 
 
 def test_a_write_whose_node_is_killed_is_one_trace_with_the_killed_attempt(
