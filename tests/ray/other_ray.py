@@ -96,6 +96,12 @@ class Guest:
         wrong = {"dead", "away", "starting", "taking over", "learning"}
         return report.serving and not wrong & {part.state for part in report.parts}
 
+    def complete(self, machines: int) -> bool:
+        """Does everything run, with a node and a witness on each of so many machines? (The leader
+        may not have noticed yet that one came back; then all run that are meant to.)"""
+        roles = [facts.name.partition("-")[0] for facts in self.parts()]
+        return roles.count("node") == roles.count("witness") == machines and self.all_run()
+
     def machines(self) -> dict[str, list[str]]:
         """Machine -> the parts that are meant for it."""
         reply = admin.ask(str(self.root), self.credential, ListMachines(), MachineList)

@@ -78,10 +78,11 @@ def start(ray: OtherRay, guest: Guest) -> str:
 @pytest.fixture
 def served(ray: OtherRay, guest: Guest) -> Guest:
     """The guest, with three machines and everything running."""
-    for number in (1, 2, 3):
+    numbers = (1, 2, 3)
+    for number in numbers:
         if not ray.alive(f"ray-node-{number}"):
             ray.add(number)
-    until(guest.all_run, "everything runs", guest)
+    until(lambda: guest.complete(len(numbers)), "everything runs on three machines", guest)
     return guest
 
 
