@@ -294,10 +294,8 @@ class RayCluster:
         return self.up.record.dns_url
 
     def url_from(self, first: str) -> str:
-        """The URL with one node's address first, to choose where a client starts."""
-        address = self.parts[first].config.address
-        rest = [a for a in self.addresses if a != address]
-        return f"sofs://{','.join([address, *rest])}/share"
+        """The URL for a client that begins at the node of a name."""
+        return f"sofs://{','.join(self.addresses)}/share?start={self.parts[first].config.address}"
 
     def node_at(self, address: str) -> str:
         """The name of the node part with an address."""

@@ -29,7 +29,7 @@ from sofs.client.operation import (
     SettleToken,
 )
 from sofs.client.session import ClientCore
-from sofs.client.url import ShareUrl, parse_url
+from sofs.client.url import ShareUrl, join_host, parse_url
 from sofs.constants import (
     CLIENT_HANDLES_MAX,
     DEADLINE_DEFAULT_MS,
@@ -420,7 +420,8 @@ def connect(
     entropy: Entropy | None = None,
 ) -> Connecting:
     """Connect to a share: ``sofs://host[:port][,host2...]/share``, or by its access point's name
-    ``sofs://name/share?dns=host:port``, which that DNS server is asked for.
+    ``sofs://name/share?dns=host:port``, which that DNS server is asked for. Clients spread over the
+    hosts; one that is to begin at one of them says so with ``?start=host:port``.
 
     ``credential``: the cluster's, or the path of its file; else SOFS_CREDENTIAL says.
     ``deadline_ms``: how long an operation may take, failovers included. ``resolver``: an async
@@ -444,6 +445,7 @@ def connect(
             runtime.entropy,
             resolver or runtime.addresses,
             share=parsed.share,
+            start=join_host(*parsed.start) if parsed.start else "",
             principal=principal,
             client_id=client_id,
             deadline_ms=deadline_ms,

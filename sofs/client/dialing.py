@@ -1,9 +1,10 @@
 """Finding a node: the addresses of the access point, and streams to them.
 
 Order. IPv6 addresses first, each family rotated from a random start, so that clients spread over
-the nodes; an address that just failed goes last. Addresses come from the caller (or its resolver,
-asked again when a whole round failed) and from every node's HelloReply. A resolver that says that
-its answers are ``ordered`` has spread the clients already: then nothing is rotated here.
+the nodes; an address that just failed goes last. Who says where to ``start`` has that one first.
+Addresses come from the caller (or its resolver, asked again when a whole round failed) and from
+every node's HelloReply. A resolver that says that its answers are ``ordered`` has spread the
+clients already: then nothing is rotated here.
 
 A dead address refuses at once; a frozen one accepts and stays silent. So the next address is tried
 when the last one failed or CLIENT_HEDGE_MS after it, whichever comes first, and the first stream
@@ -30,7 +31,11 @@ Resolver = Callable[[], Awaitable[Sequence[str]]]
 class AddressBook:
     """The known addresses, ``host:port`` each."""
 
-    def __init__(self, addresses: Sequence[str] | Resolver, rotation: random.Random) -> None:
+    def __init__(
+        self, addresses: Sequence[str] | Resolver, rotation: random.Random, start: str = ""
+    ) -> None:
+        """``start``: the address to try first, if it is one of them."""
+        self._start = start
         self._resolver: Resolver | None = None
         self._configured: list[str] = []
         self._hinted: dict[str, None] = {}
@@ -66,6 +71,9 @@ class AddressBook:
             *self._rotated([a for a in known if a.startswith("[")]),
             *self._rotated([a for a in known if not a.startswith("[")]),
         ]
+        if self._start in ordered:
+            ordered.remove(self._start)
+            ordered.insert(0, self._start)
         return [a for a in ordered if a not in avoid] + [a for a in ordered if a in avoid]
 
     def _rotated(self, addresses: list[str]) -> list[str]:

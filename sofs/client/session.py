@@ -102,6 +102,7 @@ class ClientCore:
         *,
         share: str,
         principal: str = "",
+        start: str = "",
         client_id: bytes = b"",
         deadline_ms: int = DEADLINE_DEFAULT_MS,
         warm: bool = True,
@@ -110,8 +111,8 @@ class ClientCore:
         recorder: Recorder = NO_RECORDER,
         events: Events = NO_EVENTS,
     ) -> None:
-        """``addresses``: ``host:port`` each, or an async callable that returns them. ``release``:
-        called at the end, when nothing uses the transport any more.
+        """``addresses``: ``host:port`` each, or an async callable that returns them. ``start``: the
+        one to begin at. ``release``: called at the end, when nothing uses the transport any more.
         ``deadline_ms``: how long an operation may take unless its call says otherwise."""
         self.client_id = client_id or entropy.token(ID_BYTES)
         self.share = share
@@ -119,7 +120,7 @@ class ClientCore:
         self.deadline_ms = deadline_ms
         self.clock = clock
         self.entropy = entropy
-        self._book = AddressBook(addresses, entropy.stream("client.addresses"))
+        self._book = AddressBook(addresses, entropy.stream("client.addresses"), start)
         self._tasks = Tasks(f"client-{self.client_id.hex()[:8]}", self._crash)
         self._recorder = recorder
         self.story = ClientStory(events, share)

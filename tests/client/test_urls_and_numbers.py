@@ -69,6 +69,12 @@ def test_share_whose_name_holds_a_question_mark_is_written_with_an_escape() -> N
         "sofs://name/s?dns=127.0.0.1:53,",
         "sofs://name/s?dns=127.0.0.1&more=1",
         "sofs://name/s?other=1",
+        "sofs://127.0.0.1/s?start=",
+        "sofs://127.0.0.1/s?start=127.0.0.2",
+        "sofs://127.0.0.1/s?start=127.0.0.1:7000",
+        "sofs://127.0.0.1,127.0.0.2/s?start=127.0.0.1,127.0.0.2",
+        "sofs://127.0.0.1/s?start=127.0.0.1&dns=127.0.0.1",
+        "sofs://name/s?start=name",
         "sofs://127.0.0.1/s?dns=127.0.0.1:53",
         "sofs://[::1]/s?dns=127.0.0.1:53",
         "sofs://one,two/s?dns=127.0.0.1:53",
@@ -98,6 +104,25 @@ def test_addresses_come_ipv6_first_rotated_and_the_failed_one_last() -> None:
         assert sorted(order) == sorted(given_order)
         firsts.add(order[1])
     assert len(firsts) == 3
+
+
+def test_url_may_say_where_to_start() -> None:
+    text = "sofs://127.0.0.1:7000,[::1]:7440/s?start=[::1]:7440"
+    url = parse_url(text.replace(":7440", ""))
+    assert url.start == ("::1", PORT_DEFAULT)
+    assert str(url) == text
+
+
+def test_an_address_to_start_at_comes_first_unless_it_just_failed() -> None:
+    given_order = ["1.1.1.1:1", "[::1]:1", "2.2.2.2:1", "3.3.3.3:1"]
+    followers = set()
+    for seed in range(20):
+        book = AddressBook(given_order, random.Random(seed), "2.2.2.2:1")
+        assert book.order()[0] == "2.2.2.2:1"
+        assert book.order(avoid=["2.2.2.2:1"])[-1] == "2.2.2.2:1"
+        assert sorted(book.order()) == sorted(given_order)
+        followers.add(book.order()[2])
+    assert followers == {"1.1.1.1:1", "3.3.3.3:1"}, "the others are spread as ever"
 
 
 async def test_addresses_of_a_resolver_that_spreads_clients_itself_keep_their_order() -> None:
