@@ -78,7 +78,7 @@ def whole(share: Share) -> Work:
     return lambda thread, i: (share.read_file("/whole"), None)[1]
 
 
-SWITCHED = ("enabled", "begin", "begin_as", "end", "note", "link")
+SWITCHED = ("enabled", "now", "begin", "begin_as", "end", "whole", "note", "link")
 RECORDING = {name: getattr(RingRecorder, name) for name in SWITCHED}
 PARTS_PATH = "PYTHONPATH"
 SETTLE_S = 0.1  # For every process to have run a line of Python since it was told.

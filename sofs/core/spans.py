@@ -34,6 +34,7 @@ from sofs.core.trace import (
     SpanKind,
     SpanStatus,
     Start,
+    Whole,
 )
 
 ADOPTED_NS_MAX: Final = 2_000_000_000
@@ -118,6 +119,9 @@ class RingSpans:
             if isinstance(record, Start):
                 self._start(record, offset_ns)
                 continue
+            if isinstance(record, Whole):
+                self._start(record.start, offset_ns)
+                record = record.end
             span = self.spans.get(record.span)
             if isinstance(record, End):
                 self._last_ns = max(self._last_ns, record.time_ns)

@@ -4,7 +4,9 @@ Theory. A ring is one memory-mapped file of one process: a header of HEADER_BYTE
 RECORD_BYTES. Record number n lies in slot n modulo the number of slots, so the newest records
 replace the oldest, and what was replaced is counted. A span is two records: its start, written when
 the work begins, and its end. A start without an end is work that never ended: in the ring of a
-dead process that is work which was *killed*. Notes and links add a text or a second span.
+dead process that is work which was *killed*. Notes and links add a text or a second span. Work that
+began and ended without anything else in between, so that nothing can wait within it, is one record,
+written at its end.
 
 Torn records. A process may be killed within the 64 bytes. Every record ends in the checksum of its
 other 60 bytes, which hold the low half of its number: a slot counts only if the checksum holds and
@@ -14,7 +16,9 @@ names the number at which the present lap began and is written before that lap's
 A *context* names a span for others: 16 bytes of trace id, 8 of span id. It is what travels with a
 message; no bytes at all mean "not traced". The low byte of the span id of a client's operation is
 zero, and its n-th attempt has the same id with n in that byte: so the first attempt costs no record
-of its own unless it dies (``sofs/client/spans.py``).
+of its own unless it dies (``sofs/client/spans.py``). The topmost bit of an id is zero, but for a
+span of one record, which has its parent's id with that bit set: it has no room for one of its own,
+and what is asked for once is answered once.
 
 Rings are read by the version that wrote them or a later one; they are never a part of the data.
 Rules of this file: no I/O, no clock; whatever the bytes are, reading them returns records or says
@@ -41,12 +45,19 @@ TRACE_BYTES: Final = 16
 TEXT_BYTES_MAX: Final = 44  # Of one note; a longer text is cut.
 ATTEMPTS_MAX: Final = 255  # Of one operation that are told apart; later ones share the last id.
 NO_CONTEXT: Final = b""
-_NO_CONTEXT_BYTES: Final = bytes(CONTEXT_BYTES)
-_NO_SPAN: Final = bytes(8)
-_SERIAL_MASK: Final = 0xFFFFFFFF
+NO_LINK: Final = bytes(CONTEXT_BYTES)
+NO_SPAN: Final = bytes(8)
+_WHOLE_BIT: Final = 0x80  # In the first byte of a span's id.
+DURATION_NS_MAX: Final = 0xFFFFFFFF  # Of a span of one record: 4.3 s; a longer one is cut.
+SERIAL_MASK: Final = 0xFFFFFFFF  # A record holds the low half of its number.
 
+# Type of record, kind, operation, number; context, parent, time, handle, offset.
 _START: Final = struct.Struct("<BBHI24s8sQIQ")
+# Type, 0, status, number; span, time, the operation's number, length, link.
 _END: Final = struct.Struct("<BBHI8sQQI24s")
+# Type, kind, operation, number; the parent's context, time of the start, duration, length, handle,
+# offset.
+_WHOLE: Final = struct.Struct("<BBHI24sQIIIQ")
 _NOTE: Final = struct.Struct("<BBHI8s44s")
 _LINK: Final = struct.Struct("<BBHI8s24s20x")
 _HEADER: Final = struct.Struct("<8sIIQQQQQB")
@@ -54,14 +65,16 @@ _LAP_AT: Final = 16  # Of ``lap_start`` in the header.
 _CLOSED_AT: Final = 56
 _JSON_AT: Final = 64
 
-assert _START.size == _END.size == _NOTE.size == _LINK.size == RECORD_BYTES - 4
+for _layout in (_START, _END, _WHOLE, _NOTE, _LINK):
+    assert _layout.size == RECORD_BYTES - 4
 
 
 # Types of records; plain numbers, as an enumeration doubles what packing one costs.
-_IS_START: Final = 1
-_IS_END: Final = 2
+IS_START: Final = 1
+IS_END: Final = 2
 _IS_NOTE: Final = 3
 _IS_LINK: Final = 4
+IS_WHOLE: Final = 5
 
 
 class SpanKind(IntEnum):
@@ -163,68 +176,23 @@ def is_context(context: bytes) -> bool:
 # Writing ----------------------------------------------------------------------------------------
 
 
-def encode_start(
-    serial: int,
-    kind: int,
-    operation: int,
-    context: bytes,
-    parent: bytes,
-    time_ns: int,
-    handle: int,
-    offset: int,
-) -> bytes:
-    """The start of a span. ``parent``: a span id of 8 bytes, zeros for none. ``time_ns``: of the
-    machine's monotonic clock. Only the low 32 bits of ``handle`` are kept."""
-    body = _START.pack(
-        _IS_START,
-        kind,
-        operation,
-        serial & _SERIAL_MASK,
-        context,
-        parent,
-        time_ns,
-        handle & 0xFFFFFFFF,
-        offset & 0xFFFFFFFFFFFFFFFF,
-    )
-    return body + xxh32_digest(body)
+# On hot paths a recorder packs the fields itself, in the order that stands at each layout: a call
+# in between costs as much as the packing does.
+pack_start: Final = _START.pack
+pack_end: Final = _END.pack
+pack_whole: Final = _WHOLE.pack
+sum_of: Final = xxh32_digest  # What follows the packed fields: the last four bytes of a record.
 
 
-def encode_end(
-    serial: int,
-    span: bytes,
-    status: int,
-    time_ns: int,
-    number: int,
-    length: int,
-    link: bytes,
-) -> bytes:
-    """The end of a span. ``number``: the operation's own (op sequence or op id, a log's record
-    number); ``link``: the context of the span that it waited for, or nothing."""
-    body = _END.pack(
-        _IS_END,
-        0,
-        status,
-        serial & _SERIAL_MASK,
-        span,
-        time_ns,
-        number & 0xFFFFFFFFFFFFFFFF,
-        length & 0xFFFFFFFF,
-        link or _NO_CONTEXT_BYTES,
-    )
-    return body + xxh32_digest(body)
-
-
-def encode_note(serial: int, span: bytes, text: str) -> bytes:
+def pack_note(serial: int, span: bytes, text: str) -> bytes:
     """A text about a span, cut to TEXT_BYTES_MAX."""
     data = text.encode()[:TEXT_BYTES_MAX]
-    body = _NOTE.pack(_IS_NOTE, 0, len(data), serial & _SERIAL_MASK, span, data)
-    return body + xxh32_digest(body)
+    return _NOTE.pack(_IS_NOTE, 0, len(data), serial & SERIAL_MASK, span, data)
 
 
-def encode_link(serial: int, span: bytes, link: bytes) -> bytes:
+def pack_link(serial: int, span: bytes, link: bytes) -> bytes:
     """A second span that this one has to do with."""
-    body = _LINK.pack(_IS_LINK, 0, 0, serial & _SERIAL_MASK, span, link)
-    return body + xxh32_digest(body)
+    return _LINK.pack(_IS_LINK, 0, 0, serial & SERIAL_MASK, span, link)
 
 
 @dataclass(frozen=True, slots=True)
@@ -310,7 +278,15 @@ class Link:
     link: bytes
 
 
-RingRecord = Start | End | Note | Link
+@dataclass(frozen=True, slots=True)
+class Whole:
+    """A span of one record."""
+
+    start: Start
+    end: End
+
+
+RingRecord = Start | End | Note | Link | Whole
 
 
 class Slices(Protocol):
@@ -351,9 +327,9 @@ def decode_ring(data: bytes | memoryview) -> RingContents | None:
         number = lap_start + slot
         serial = int.from_bytes(raw[4:8], "little")
         record = _decode_record(raw)
-        if record is not None and serial == number & _SERIAL_MASK:
+        if record is not None and serial == number & SERIAL_MASK:
             newer.append((number, record))
-        elif record is not None and number >= slots and serial == number - slots & _SERIAL_MASK:
+        elif record is not None and number >= slots and serial == number - slots & SERIAL_MASK:
             older.append((number - slots, record))
         else:
             torn += 1
@@ -372,14 +348,14 @@ def read_after(data: Slices, number: int) -> tuple[list[RingRecord], int, int]:
     while len(found) < slots:
         at = HEADER_BYTES + number % slots * RECORD_BYTES
         raw = bytes(data[at : at + RECORD_BYTES])
-        ahead = int.from_bytes(raw[4:8], "little") - number & _SERIAL_MASK
+        ahead = int.from_bytes(raw[4:8], "little") - number & SERIAL_MASK
         record = _decode_record(raw)
         if record is None:
             break  # Not written yet, or being written.
         if not ahead:
             found.append(record)
             number += 1
-        elif ahead < _SERIAL_MASK // 2 and not ahead % slots:
+        elif ahead < SERIAL_MASK // 2 and not ahead % slots:
             lost += ahead - slots + 1  # A later lap is here: what it left begins there.
             number += ahead - slots + 1
         else:
@@ -420,16 +396,17 @@ def _decode_record(raw: bytes) -> RingRecord | None:
     if xxh32_digest(body) != raw[-4:]:
         return None
     match raw[0]:
-        case _ if raw[0] == _IS_START:
+        case _ if raw[0] == IS_START:
             _, kind, operation, _, context, parent, time_ns, handle, offset = _START.unpack(body)
-            name = OPERATIONS[operation] if operation < len(OPERATIONS) else "?"
-            above = b"" if parent == _NO_SPAN else parent
-            return Start(_kind(kind), name, context, above, time_ns, handle, offset)
-        case _ if raw[0] == _IS_END:
+            above = b"" if parent == NO_SPAN else parent
+            return Start(_kind(kind), _name(operation), context, above, time_ns, handle, offset)
+        case _ if raw[0] == IS_END:
             _, _, status, _, span, time_ns, number, length, link = _END.unpack(body)
             found = SpanStatus(status) if status <= SpanStatus.LOST else SpanStatus.ERROR
-            other = b"" if link == _NO_CONTEXT_BYTES else link
+            other = b"" if link == NO_LINK else link
             return End(span, found, time_ns, number, length, other)
+        case _ if raw[0] == IS_WHOLE:
+            return _whole(body)
         case _ if raw[0] == _IS_NOTE:
             _, _, length, _, span, text = _NOTE.unpack(body)
             return Note(span, text[:length].decode(errors="replace"))
@@ -437,6 +414,20 @@ def _decode_record(raw: bytes) -> RingRecord | None:
             *_, span, link = _LINK.unpack(body)
             return Link(span, link)
     return None
+
+
+def _whole(body: bytes) -> Whole:
+    _, kind, operation, _, above, began_ns, took_ns, length, handle, offset = _WHOLE.unpack(body)
+    trace, parent = above[:TRACE_BYTES], above[TRACE_BYTES:]
+    span = bytes((parent[0] | _WHOLE_BIT,)) + parent[1:]
+    return Whole(
+        Start(_kind(kind), _name(operation), trace + span, parent, began_ns, handle, offset),
+        End(span, SpanStatus.OK, began_ns + took_ns, 0, length, NO_CONTEXT),
+    )
+
+
+def _name(operation: int) -> str:
+    return OPERATIONS[operation] if operation < len(OPERATIONS) else "?"
 
 
 def _kind(number: int) -> SpanKind:

@@ -23,6 +23,10 @@ class Recorder(Protocol):
     @property
     def enabled(self) -> bool: ...
 
+    def now(self) -> int:
+        """The time, in nanoseconds of the machine's monotonic clock."""
+        ...
+
     def begin(
         self,
         kind: int,
@@ -30,8 +34,10 @@ class Recorder(Protocol):
         operation: str = "",
         handle: int = 0,
         offset: int = 0,
+        began_ns: int = 0,
     ) -> bytes:
-        """Record the start of a span below ``parent``, or of a new trace; return its context."""
+        """Record the start of a span below ``parent``, or of a new trace; return its context.
+        ``began_ns``: when it began, as ``now`` said then; 0 for now."""
         ...
 
     def begin_as(
@@ -40,8 +46,6 @@ class Recorder(Protocol):
         kind: int,
         parent: bytes,
         operation: str = "",
-        handle: int = 0,
-        offset: int = 0,
         *,
         now: bool = True,
     ) -> None:
@@ -58,6 +62,20 @@ class Recorder(Protocol):
         link: bytes = NO_CONTEXT,
     ) -> None:
         """Record the end of a span. ``link``: the context of what it waited for."""
+        ...
+
+    def whole(
+        self,
+        kind: int,
+        parent: bytes,
+        operation: str,
+        handle: int,
+        offset: int,
+        began_ns: int,
+        length: int,
+    ) -> None:
+        """Record a span that began at ``began_ns`` and has ended well just now, while nothing else
+        ran: nobody has its context, and there is at most one below one parent."""
         ...
 
     def note(self, context: bytes, text: str) -> None:
@@ -78,6 +96,10 @@ class NoRecorder:
 
     enabled = False
 
+    def now(self) -> int:
+        """See ``Recorder``."""
+        return 0
+
     def begin(
         self,
         kind: int,
@@ -85,6 +107,7 @@ class NoRecorder:
         operation: str = "",
         handle: int = 0,
         offset: int = 0,
+        began_ns: int = 0,
     ) -> bytes:
         """See ``Recorder``."""
         return NO_CONTEXT
@@ -95,8 +118,6 @@ class NoRecorder:
         kind: int,
         parent: bytes,
         operation: str = "",
-        handle: int = 0,
-        offset: int = 0,
         *,
         now: bool = True,
     ) -> None:
@@ -109,6 +130,18 @@ class NoRecorder:
         number: int = 0,
         length: int = 0,
         link: bytes = NO_CONTEXT,
+    ) -> None:
+        """See ``Recorder``."""
+
+    def whole(
+        self,
+        kind: int,
+        parent: bytes,
+        operation: str,
+        handle: int,
+        offset: int,
+        began_ns: int,
+        length: int,
     ) -> None:
         """See ``Recorder``."""
 

@@ -27,6 +27,7 @@ from sofs.core.trace import (
     RingRecord,
     SpanKind,
     Start,
+    Whole,
 )
 from sofs.telemetry.ring import SUFFIX, RingTail
 
@@ -132,6 +133,8 @@ class Metrics:
         elif isinstance(record, Note):
             if record.span in ring.open:
                 ring.notes[record.span] = record.text
+        elif isinstance(record, Whole):
+            self._ended(ring.tail.owner, record.start, record.end, "")
         elif isinstance(record, End):
             start = ring.open.pop(record.span, None)
             note = ring.notes.pop(record.span, "")

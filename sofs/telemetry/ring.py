@@ -30,10 +30,17 @@ from typing import Final
 
 from sofs.core.trace import (
     CONTEXT_BYTES,
+    DURATION_NS_MAX,
     HEADER_BYTES,
+    IS_END,
+    IS_START,
+    IS_WHOLE,
     NO_CONTEXT,
+    NO_LINK,
+    NO_SPAN,
     OPERATION_NUMBERS,
     RECORD_BYTES,
+    SERIAL_MASK,
     TRACE_BYTES,
     RingContents,
     RingOwner,
@@ -41,13 +48,15 @@ from sofs.core.trace import (
     SpanStatus,
     closed_field,
     decode_ring,
-    encode_end,
     encode_header,
-    encode_link,
-    encode_note,
-    encode_start,
     lap_field,
+    pack_end,
+    pack_link,
+    pack_note,
+    pack_start,
+    pack_whole,
     read_after,
+    sum_of,
 )
 from sofs.ports.trace import NO_RECORDER, Recorder
 
@@ -63,7 +72,6 @@ RINGS_MAX: Final = 512  # Files of one folder that are looked at.
 SDK_FOLDER: Final = "sdk-trace"
 TRACE_FOLDER: Final = "trace"  # In a run directory.
 SUFFIX: Final = ".ring"
-_NO_SPAN: Final = bytes(8)
 _OK: Final = int(SpanStatus.OK)
 
 
@@ -77,8 +85,9 @@ class RingRecorder:
         self._ring: mmap.mmap | None = mapping
         self._slots = slots
         self._serials = itertools.count()
-        # A span's id is this and the number of its first record, in steps of 256.
-        self._first_span = int.from_bytes(os.urandom(7), "big") << 7 & ~0xFF or 256
+        # A span's id is this and the number of its first record, in steps of 256. Below 2**63: see
+        # ``core.trace`` for the topmost bit.
+        self._first_span = int.from_bytes(os.urandom(7), "big") << 6 & ~0xFF or 256
         self._trace = os.urandom(8)
         self._now = time.monotonic_ns
         os.register_at_fork(after_in_child=self._forget)
@@ -87,6 +96,10 @@ class RingRecorder:
         self._ring = None
         self.enabled = False
 
+    def now(self) -> int:
+        """See ``ports.trace.Recorder``."""
+        return self._now()
+
     def begin(
         self,
         kind: int,
@@ -94,6 +107,7 @@ class RingRecorder:
         operation: str = "",
         handle: int = 0,
         offset: int = 0,
+        began_ns: int = 0,
     ) -> bytes:
         """See ``ports.trace.Recorder``."""
         serial = next(self._serials)
@@ -101,18 +115,19 @@ class RingRecorder:
         if len(parent) == CONTEXT_BYTES:
             context, above = parent[:TRACE_BYTES] + span, parent[TRACE_BYTES:]
         else:
-            context, above = self._trace + span + span, _NO_SPAN
+            context, above = self._trace + span + span, NO_SPAN
         self._put(
             serial,
-            encode_start(
-                serial,
+            pack_start(
+                IS_START,
                 kind,
                 OPERATION_NUMBERS.get(operation, 0),
+                serial & SERIAL_MASK,
                 context,
                 above,
-                self._now(),
-                handle,
-                offset,
+                began_ns or self._now(),
+                handle & 0xFFFFFFFF,
+                offset & 0xFFFFFFFFFFFFFFFF,
             ),
         )
         return context
@@ -123,8 +138,6 @@ class RingRecorder:
         kind: int,
         parent: bytes,
         operation: str = "",
-        handle: int = 0,
-        offset: int = 0,
         *,
         now: bool = True,
     ) -> None:
@@ -134,15 +147,16 @@ class RingRecorder:
         serial = next(self._serials)
         self._put(
             serial,
-            encode_start(
-                serial,
+            pack_start(
+                IS_START,
                 kind,
                 OPERATION_NUMBERS.get(operation, 0),
+                serial & SERIAL_MASK,
                 context,
-                parent[TRACE_BYTES:] or _NO_SPAN,
+                parent[TRACE_BYTES:] or NO_SPAN,
                 self._now() if now else 0,
-                handle,
-                offset,
+                0,
+                0,
             ),
         )
 
@@ -159,33 +173,73 @@ class RingRecorder:
             serial = next(self._serials)
             self._put(
                 serial,
-                encode_end(
-                    serial, context[TRACE_BYTES:], status, self._now(), number, length, link
+                pack_end(
+                    IS_END,
+                    0,
+                    status,
+                    serial & SERIAL_MASK,
+                    context[TRACE_BYTES:],
+                    self._now(),
+                    number & 0xFFFFFFFFFFFFFFFF,
+                    length & 0xFFFFFFFF,
+                    link or NO_LINK,
                 ),
             )
+
+    def whole(
+        self,
+        kind: int,
+        parent: bytes,
+        operation: str,
+        handle: int,
+        offset: int,
+        began_ns: int,
+        length: int,
+    ) -> None:
+        """See ``ports.trace.Recorder``."""
+        if len(parent) != CONTEXT_BYTES:  # Nothing to make its id of.
+            context = self.begin(kind, NO_CONTEXT, operation, handle, offset, began_ns)
+            self.end(context, _OK, 0, length)
+            return
+        serial = next(self._serials)
+        self._put(
+            serial,
+            pack_whole(
+                IS_WHOLE,
+                kind,
+                OPERATION_NUMBERS.get(operation, 0),
+                serial & SERIAL_MASK,
+                parent,
+                began_ns,
+                min(self._now() - began_ns, DURATION_NS_MAX),
+                length & 0xFFFFFFFF,
+                handle & 0xFFFFFFFF,
+                offset & 0xFFFFFFFFFFFFFFFF,
+            ),
+        )
 
     def note(self, context: bytes, text: str) -> None:
         """See ``ports.trace.Recorder``."""
         if context:
             serial = next(self._serials)
-            self._put(serial, encode_note(serial, context[TRACE_BYTES:], text))
+            self._put(serial, pack_note(serial, context[TRACE_BYTES:], text))
 
     def link(self, context: bytes, other: bytes) -> None:
         """See ``ports.trace.Recorder``."""
         if context and len(other) == CONTEXT_BYTES:
             serial = next(self._serials)
-            self._put(serial, encode_link(serial, context[TRACE_BYTES:], other))
+            self._put(serial, pack_link(serial, context[TRACE_BYTES:], other))
 
-    def _put(self, serial: int, record: bytes) -> None:
+    def _put(self, serial: int, body: bytes) -> None:
         ring = self._ring
         if ring is None:
             return
         slot = serial % self._slots
-        if not slot and serial:
+        if not slot:
             at, lap = lap_field(serial)
             ring[at : at + len(lap)] = lap
         at = HEADER_BYTES + slot * RECORD_BYTES
-        ring[at : at + RECORD_BYTES] = record
+        ring[at : at + RECORD_BYTES] = body + sum_of(body)
 
     def close(self) -> None:
         """Say in the header that the process ended in order: what is open was not killed."""

@@ -9,7 +9,12 @@ import pytest
 from sofs.core.trace import (
     CONTEXT_BYTES,
     HEADER_BYTES,
+    IS_END,
+    IS_START,
+    IS_WHOLE,
+    NO_LINK,
     RECORD_BYTES,
+    SERIAL_MASK,
     TEXT_BYTES_MAX,
     End,
     Link,
@@ -18,22 +23,65 @@ from sofs.core.trace import (
     SpanKind,
     SpanStatus,
     Start,
+    Whole,
     attempt_context,
     closed_field,
     decode_ring,
-    encode_end,
     encode_header,
-    encode_link,
-    encode_note,
-    encode_start,
     lap_field,
+    pack_end,
+    pack_link,
+    pack_note,
+    pack_start,
+    pack_whole,
     read_after,
+    sum_of,
 )
 
 SLOTS = 8
 OWNER = RingOwner("node-1", "node", 4711, 99, "boot", 1_700_000_000_000_000_000, 5_000, "run")
 CONTEXT = bytes(range(CONTEXT_BYTES))
 PARENT = b"\7" * 8
+
+
+def sealed(body: bytes) -> bytes:
+    return body + sum_of(body)
+
+
+def start(
+    serial: int,
+    kind: int,
+    operation: int,
+    context: bytes,
+    parent: bytes,
+    time_ns: int,
+    handle: int,
+    offset: int,
+) -> bytes:
+    low = serial & SERIAL_MASK
+    fields = (kind, operation, low, context, parent, time_ns, handle, offset)
+    return sealed(pack_start(IS_START, *fields))
+
+
+def end(
+    serial: int,
+    span: bytes,
+    status: int,
+    time_ns: int,
+    number: int,
+    length: int,
+    other: bytes,
+) -> bytes:
+    low = serial & SERIAL_MASK
+    return sealed(pack_end(IS_END, 0, status, low, span, time_ns, number, length, other or NO_LINK))
+
+
+def note(serial: int, span: bytes, text: str) -> bytes:
+    return sealed(pack_note(serial, span, text))
+
+
+def link(serial: int, span: bytes, other: bytes) -> bytes:
+    return sealed(pack_link(serial, span, other))
 
 
 class Ring:
@@ -53,16 +101,17 @@ class Ring:
 
     def ends(self, count: int) -> None:
         for _ in range(count):
-            self.put(encode_end(self.serial, PARENT, 0, self.serial, self.serial, 0, b""))
+            self.put(end(self.serial, PARENT, 0, self.serial, self.serial, 0, b""))
 
 
 def test_every_record_is_64_bytes_and_comes_back_as_it_was_written() -> None:
     ring = Ring()
     records = [
-        encode_start(0, SpanKind.NODE, 5, CONTEXT, PARENT, 2**63, 77, 2**62),
-        encode_end(1, CONTEXT[16:], SpanStatus.ERROR, 9, 2**60, 4096, CONTEXT),
-        encode_note(2, CONTEXT[16:], "to 127.0.0.1"),
-        encode_link(3, CONTEXT[16:], CONTEXT),
+        start(0, SpanKind.NODE, 5, CONTEXT, PARENT, 2**63, 77, 2**62),
+        end(1, CONTEXT[16:], SpanStatus.ERROR, 9, 2**60, 4096, CONTEXT),
+        note(2, CONTEXT[16:], "to 127.0.0.1"),
+        link(3, CONTEXT[16:], CONTEXT),
+        sealed(pack_whole(IS_WHOLE, SpanKind.NODE, 4, 4, CONTEXT, 2**62, 10, 4096, 77, 2**61)),
     ]
     for record in records:
         assert len(record) == RECORD_BYTES
@@ -70,11 +119,16 @@ def test_every_record_is_64_bytes_and_comes_back_as_it_was_written() -> None:
     contents = decode_ring(bytes(ring.data))
     assert contents is not None
     assert contents.owner == OWNER
+    whole_context = CONTEXT[:16] + bytes((CONTEXT[16] | 0x80,)) + CONTEXT[17:]
     assert [record for _, record in contents.records] == [
         Start(SpanKind.NODE, "Write", CONTEXT, PARENT, 2**63, 77, 2**62),
         End(CONTEXT[16:], SpanStatus.ERROR, 9, 2**60, 4096, CONTEXT),
         Note(CONTEXT[16:], "to 127.0.0.1"),
         Link(CONTEXT[16:], CONTEXT),
+        Whole(
+            Start(SpanKind.NODE, "Read", whole_context, CONTEXT[16:], 2**62, 77, 2**61),
+            End(whole_context[16:], SpanStatus.OK, 2**62 + 10, 0, 4096, b""),
+        ),
     ]
     assert (contents.lost, contents.torn, contents.closed) == (0, 0, False)
 
@@ -95,7 +149,7 @@ def test_a_record_with_any_byte_of_an_older_one_is_torn() -> None:
     ring = Ring()
     ring.ends(SLOTS)
     old = bytes(ring.data[HEADER_BYTES : HEADER_BYTES + RECORD_BYTES])
-    new = encode_start(SLOTS, SpanKind.CLIENT, 4, CONTEXT, PARENT, 1, 2, 3)
+    new = start(SLOTS, SpanKind.CLIENT, 4, CONTEXT, PARENT, 1, 2, 3)
     at, lap = lap_field(SLOTS)
     ring.data[at : at + 8] = lap
     for cut in range(1, RECORD_BYTES):
@@ -109,7 +163,7 @@ def test_a_record_with_any_byte_of_an_older_one_is_torn() -> None:
 def test_a_whole_record_of_an_impossible_lap_is_not_believed() -> None:
     ring = Ring()
     ring.ends(SLOTS)
-    stale = encode_end(3 * SLOTS + 1, PARENT, 0, 0, 0, 0, b"")
+    stale = end(3 * SLOTS + 1, PARENT, 0, 0, 0, 0, b"")
     ring.data[HEADER_BYTES + RECORD_BYTES : HEADER_BYTES + 2 * RECORD_BYTES] = stale
     contents = decode_ring(bytes(ring.data))
     assert contents is not None
@@ -155,12 +209,12 @@ def test_a_ring_whose_process_ended_in_order_says_so() -> None:
 
 def test_a_note_is_cut_within_its_limit_even_inside_a_letter() -> None:
     ring = Ring()
-    ring.put(encode_note(0, PARENT, "x" * (TEXT_BYTES_MAX - 1) + "ü"))
+    ring.put(note(0, PARENT, "x" * (TEXT_BYTES_MAX - 1) + "ü"))
     contents = decode_ring(bytes(ring.data))
     assert contents is not None
-    [(_, note)] = contents.records
-    assert isinstance(note, Note)
-    assert note.text.startswith("x" * (TEXT_BYTES_MAX - 1))
+    [(_, found)] = contents.records
+    assert isinstance(found, Note)
+    assert found.text.startswith("x" * (TEXT_BYTES_MAX - 1))
 
 
 def test_attempts_of_an_operation_have_ids_of_their_own() -> None:

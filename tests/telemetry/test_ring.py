@@ -11,7 +11,16 @@ from pathlib import Path
 import pytest
 from ring_rig import killed_writer
 
-from sofs.core.trace import HEADER_BYTES, RECORD_BYTES, Note, SpanKind, SpanStatus, Start
+from sofs.core.trace import (
+    HEADER_BYTES,
+    RECORD_BYTES,
+    End,
+    Note,
+    SpanKind,
+    SpanStatus,
+    Start,
+    Whole,
+)
 from sofs.ports.trace import CURRENT, NO_RECORDER, span
 from sofs.telemetry import ring as rings
 from sofs.telemetry.ring import DEAD_RINGS_KEPT, RingRecorder, open_ring, prune, read_rings
@@ -75,6 +84,31 @@ def test_a_child_continues_the_trace_of_its_parent_and_a_root_begins_one(tmp_pat
     assert root[-1] == child[-1] == other[-1] == 0  # The low byte numbers attempts.
     garbage = recorder.begin(SpanKind.NODE, b"a peer's nonsense")
     assert len(garbage) == 24
+
+
+def test_a_span_of_one_record_has_an_id_of_its_own_below_its_parent(tmp_path: Path) -> None:
+    recorder = open_here(tmp_path)
+    parent = recorder.begin(SpanKind.CLIENT, operation="Read")
+    began_ns = recorder.now()
+    recorder.whole(SpanKind.NODE, parent, "Read", 7, 4096, began_ns, 512)
+    recorder.whole(SpanKind.NODE, b"", "Read", 8, 0, began_ns, 256)
+    [found] = read_rings(tmp_path)
+    (_, first), (_, whole), (_, start), (_, end) = found.contents.records
+    assert isinstance(first, Start)
+    assert isinstance(whole, Whole)
+    assert whole.start.parent == parent[16:] != whole.end.span
+    assert whole.start.context == parent[:16] + whole.end.span
+    assert whole.start.time_ns == began_ns <= whole.end.time_ns
+    assert (whole.start.handle, whole.start.offset, whole.end.length) == (7, 4096, 512)
+    # Without a parent: two records, of a trace of its own.
+    assert isinstance(start, Start)
+    assert isinstance(end, End)
+    assert (start.time_ns, start.handle, end.length, end.span) == (
+        began_ns,
+        8,
+        256,
+        start.context[16:],
+    )
 
 
 def test_where_the_folder_takes_no_ring_nothing_is_recorded_and_nothing_fails(

@@ -16,7 +16,7 @@ import sofs
 from sofs.cli.main import main
 from sofs.client import runtime
 from sofs.core.spans import RingView, Span, Trace, assemble, traces, with_linked
-from sofs.core.trace import SpanKind, SpanStatus
+from sofs.core.trace import SpanKind, SpanStatus, Whole
 from sofs.ports.trace import NO_RECORDER
 from sofs.telemetry.ring import TRACE_FOLDER, read_rings, sdk_folder
 from sofs.telemetry.waterfall import WIDTH, waterfall
@@ -78,6 +78,66 @@ def test_a_write_is_one_trace_from_the_client_to_the_store(cluster: LocalCluster
     assert all(span.status is SpanStatus.OK for span in trace.spans)
     assert client.start_ns <= served.start_ns <= batch.start_ns
     assert batch.end_ns <= served.end_ns <= client.end_ns
+
+
+def wholes(cluster: LocalCluster) -> list[Whole]:
+    rings = read_rings(cluster.run_dir / TRACE_FOLDER)
+    records = [record for ring in rings for _, record in ring.contents.records]
+    return [record for record in records if isinstance(record, Whole)]
+
+
+def test_a_read_that_is_answered_at_once_is_one_record_of_its_node(cluster: LocalCluster) -> None:
+    with (
+        sofs.connect(cluster.url, credential=cluster.credential) as share,
+        share.open("/a", "w+b") as file,
+    ):
+        file.pwrite(b"x" * 8192, 0)
+        for _ in range(2):  # The first one opens the log for reading.
+            assert len(file.pread(4096, 4096)) == 4096
+    trace = newest(traces(spans_of(cluster)), "Read")
+    client, served = sorted(trace.spans, key=lambda span: span.kind)
+    assert (client.kind, served.kind) == (SpanKind.CLIENT, SpanKind.NODE)
+    assert served.parent == client.id
+    assert (served.offset, served.length, served.status) == (4096, 4096, SpanStatus.OK)
+    assert client.start_ns <= served.start_ns <= served.end_ns <= client.end_ns
+    assert [record.start.operation for record in wholes(cluster)] == ["Read"]
+
+
+def test_a_read_that_waits_for_a_token_has_its_waits_below_it(cluster: LocalCluster) -> None:
+    urls = [cluster.url_from(name) for name in ("node-1", "node-2")]
+    with (
+        sofs.connect(urls[0], credential=cluster.credential) as one,
+        sofs.connect(urls[1], credential=cluster.credential) as other,
+        one.open("/a", "w+b") as written,
+        other.open("/a", "rb") as read,
+    ):
+        served_by = [cluster.node_at(share.facts().address) for share in (one, other)]
+        assert served_by == ["node-1", "node-2"]
+        written.pwrite(b"x" * 4096, 0)
+        assert read.pread(4096, 0) == b"x" * 4096
+    trace = newest(traces(spans_of(cluster)), "Read")
+    [served] = [span for span in trace.spans if span.kind is SpanKind.NODE]
+    [asked] = [span for span in trace.spans if span.kind is SpanKind.AUTHORITY]
+    assert asked.parent == served.id
+    assert served.start_ns <= asked.start_ns <= asked.end_ns <= served.end_ns
+    assert not wholes(cluster)
+
+
+def test_a_read_that_is_refused_ends_with_its_error(cluster: LocalCluster) -> None:
+    with (
+        sofs.connect(cluster.url, credential=cluster.credential) as share,
+        share.open("/a", "w+b") as file,
+        share.open("/a", "r+b") as other,
+    ):
+        file.pwrite(b"x" * 4096, 0)
+        file.lock(0, 4096)
+        with pytest.raises(sofs.FileLockConflict):
+            other.pread(4096, 0)
+    trace = newest(traces(spans_of(cluster)), "Read")
+    [served] = [span for span in trace.spans if span.kind is SpanKind.NODE]
+    assert (served.status, served.notes) == (SpanStatus.ERROR, ["FILE_LOCK_CONFLICT"])
+    assert served.parent == trace.root.id
+    assert not wholes(cluster)
 
 
 def test_a_name_is_made_in_one_trace_through_the_authority(cluster: LocalCluster) -> None:

@@ -68,7 +68,6 @@ from sofs.core.messages import (
     Unlock,
     WriteFile,
 )
-from sofs.core.trace import NO_CONTEXT
 from sofs.core.witness import MAY_WITNESS
 from sofs.errors import (
     FileClosed,
@@ -153,7 +152,7 @@ class Metadata:
         return lambda: handler(session, body, data)
 
     async def _run(self, session: Session, call: int, work: Work) -> None:
-        CURRENT.set(session.spans.get(call, NO_CONTEXT))
+        CURRENT.set(session.trace(call))
         try:
             reply = await work()
         except SofsError as error:

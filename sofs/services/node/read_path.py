@@ -22,7 +22,6 @@ from sofs.core.extent_map import ExtentMap, PagePlace, Run
 from sofs.core.locks import io_conflict
 from sofs.core.messages import Access, Read, ReadReply
 from sofs.core.record import record_seed
-from sofs.core.trace import NO_CONTEXT
 from sofs.errors import (
     AccessDenied,
     Corrupt,
@@ -248,7 +247,7 @@ class ReadOp:
     @property
     def trace(self) -> bytes:
         """See ``open_file.Operation``."""
-        return self._session.spans.get(self._call, NO_CONTEXT)
+        return self._session.trace(self._call)
 
     def attempt(self) -> Need | None:
         """See ``open_file.Operation``."""

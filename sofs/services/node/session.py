@@ -17,7 +17,7 @@ and what their answers occupy until the client has taken them; beyond them Limit
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, cast
 
 from sofs.constants import (
     MIB,
@@ -41,6 +41,7 @@ from sofs.core.messages import (
     OpenOptions,
     PartState,
     Read,
+    ReadReply,
     Rename,
     Rmdir,
     SetInfo,
@@ -84,6 +85,8 @@ class Session:
     """One client's stream; see the module."""
 
     __slots__ = (
+        "_arrived_ns",
+        "_arriving",
         "alive",
         "channel",
         "client",
@@ -117,6 +120,8 @@ class Session:
         self.n_operations = 0
         self.n_bytes = 0
         self.spans: dict[int, bytes] = {}  # Of the requests in flight, by call.
+        self._arriving: Envelope | None = None  # A read that is being taken and has no span yet.
+        self._arrived_ns = 0
 
     # Messages
     # ------------------------------------------------------------------------------------
@@ -126,7 +131,8 @@ class Session:
         try:
             self._take(channel, envelope)
         except SofsError as error:
-            end_with(self.node.recorder, self.spans.pop(envelope.call, NO_CONTEXT), error)
+            end_with(self.node.recorder, self.trace(envelope.call), error)
+            self.spans.pop(envelope.call, None)
             raise
 
     def _take(self, channel: Channel, envelope: Envelope) -> None:
@@ -140,13 +146,10 @@ class Session:
         kind = type(body)
         recorder = self.node.recorder
         if recorder.enabled and self.client and envelope.call and kind is not PartState:
-            self.spans[envelope.call] = recorder.begin(
-                _NODE,
-                envelope.trace,
-                kind.__name__,
-                getattr(body, "handle", 0),
-                getattr(body, "offset", 0),
-            )
+            if kind is Read:
+                self._arriving, self._arrived_ns = envelope, recorder.now()
+            else:
+                self._begin_span(envelope)
         if not self.joined and self.client and kind is not PartState:
             self.joined = True
             self.node.sessions_changed(self)
@@ -154,6 +157,7 @@ class Session:
             self._write(envelope)
         elif kind is Read:
             self._read(envelope)
+            self.trace(envelope.call)  # Unless it was answered.
         elif not self.client:
             self._hello(channel, envelope)
         elif isinstance(body, Abandon) and not body.target_op:
@@ -346,6 +350,50 @@ class Session:
         self.share = share
         return True
 
+    # Spans
+    # ---------------------------------------------------------------------------------------
+
+    def trace(self, call: int) -> bytes:
+        """The context of a request in flight, if it is recorded."""
+        arriving = self._arriving
+        if arriving is not None and arriving.call == call:
+            self._arriving = None
+            self._begin_span(arriving, self._arrived_ns)
+        return self.spans.get(call, NO_CONTEXT)
+
+    def _begin_span(self, envelope: Envelope, began_ns: int = 0) -> None:
+        body = envelope.body
+        self.spans[envelope.call] = self.node.recorder.begin(
+            _NODE,
+            envelope.trace,
+            type(body).__name__,
+            getattr(body, "handle", 0),
+            getattr(body, "offset", 0),
+            began_ns,
+        )
+
+    def _end_span(self, call: int, body: Message, length: int) -> None:
+        arriving, recorder, kind = self._arriving, self.node.recorder, type(body)
+        if arriving is not None and arriving.call == call and kind is ReadReply:
+            # In the turn in which it came: one record.
+            self._arriving = None
+            asked = cast(Read, arriving.body)
+            recorder.whole(
+                _NODE, arriving.trace, "Read", asked.handle, asked.offset, self._arrived_ns, length
+            )
+            return
+        trace = self.trace(call)
+        if not trace:
+            return
+        del self.spans[call]
+        if kind is WriteReply:
+            recorder.end(trace, _OK, 0, 0, self.node.log.batch_trace)
+        elif kind is Failure:
+            recorder.note(trace, getattr(body, "code", ""))
+            recorder.end(trace, SpanStatus.ERROR, 0, length)
+        else:
+            recorder.end(trace, _OK, 0, length)
+
     # Answers
     # -------------------------------------------------------------------------------------
 
@@ -357,16 +405,7 @@ class Session:
             channel = self.channel
             assert channel is not None
             channel.post(Envelope(call, True, body, data), checked=checked)
-        trace = self.spans.pop(call, NO_CONTEXT)
-        if trace:
-            recorder, kind = self.node.recorder, type(body)
-            if kind is WriteReply:
-                recorder.end(trace, _OK, 0, 0, self.node.log.batch_trace)
-            elif kind is Failure:
-                recorder.note(trace, getattr(body, "code", ""))
-                recorder.end(trace, SpanStatus.ERROR, 0, len(data))
-            else:
-                recorder.end(trace, _OK, 0, len(data))
+        self._end_span(call, body, len(data))
 
     def refuse(self, call: int, error: SofsError, *, checked: bool = False) -> None:
         self.answer(call, Failure(error.code, error.message, error.retry_after_ms), checked=checked)

@@ -21,7 +21,6 @@ from typing import TYPE_CHECKING
 from sofs.constants import BLOCK_BYTES
 from sofs.core.extents import pack_extent
 from sofs.core.messages import InfoReply, Truncate
-from sofs.core.trace import NO_CONTEXT
 from sofs.errors import DiskFull, SofsError, StaleGeneration
 from sofs.ports.log import Placement
 from sofs.ports.trace import CURRENT
@@ -55,7 +54,7 @@ class TruncateOp:
     @property
     def trace(self) -> bytes:
         """See ``open_file.Operation``."""
-        return self._session.spans.get(self._call, NO_CONTEXT)
+        return self._session.trace(self._call)
 
     def attempt(self) -> Need | None:
         """See ``open_file.Operation``."""

@@ -30,7 +30,6 @@ from sofs.core.extent_map import PagePlace
 from sofs.core.locks import io_conflict
 from sofs.core.messages import Abandon, AbandonReply, Access, Write, WriteReply
 from sofs.core.record import FLAG_DETACHED, DataHeader, DataOp, RecordKind
-from sofs.core.trace import NO_CONTEXT
 from sofs.core.window import FRESH, BeyondWindow, Completed, Forgotten, Judgement, WasAbandoned
 from sofs.errors import (
     Abandoned,
@@ -192,7 +191,7 @@ class WriteOp:
     @property
     def trace(self) -> bytes:
         """See ``open_file.Operation``."""
-        return self._session.spans.get(self._call, NO_CONTEXT)
+        return self._session.trace(self._call)
 
     # Admission
     # -------------------------------------------------------------------------------------
@@ -493,7 +492,7 @@ class AbandonOp:
     @property
     def trace(self) -> bytes:
         """See ``open_file.Operation``."""
-        return self._session.spans.get(self._call, NO_CONTEXT)
+        return self._session.trace(self._call)
 
     def attempt(self) -> Need | None:
         """See ``open_file.Operation``."""
