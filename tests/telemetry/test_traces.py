@@ -80,6 +80,26 @@ def test_a_write_is_one_trace_from_the_client_to_the_store(cluster: LocalCluster
     assert batch.end_ns <= served.end_ns <= client.end_ns
 
 
+@pytest.mark.parametrize("operation", ["WriteFile", "Truncate"])
+def test_what_changes_data_and_tables_is_one_trace_with_both_logs(
+    cluster: LocalCluster, operation: str
+) -> None:
+    with sofs.connect(cluster.url, credential=cluster.credential) as share:
+        share.write_file("/a", b"x" * 8192)
+        with share.open("/a", "r+b") as file:
+            file.truncate(5000)  # Within a page, which is written anew.
+        node = cluster.node_at(share.facts().address)
+    trace = newest(traces(spans_of(cluster)), operation)
+    [served] = [span for span in trace.spans if span.kind is SpanKind.NODE]
+    [asked] = [
+        span
+        for span in trace.spans
+        if span.kind is SpanKind.AUTHORITY and span.operation == operation
+    ]
+    logs = {span.process: span.parent for span in trace.spans if span.kind is SpanKind.BATCH}
+    assert logs == {node: served.id, "coordinator": asked.id}
+
+
 def wholes(cluster: LocalCluster) -> list[Whole]:
     rings = read_rings(cluster.run_dir / TRACE_FOLDER)
     records = [record for ring in rings for _, record in ring.contents.records]

@@ -376,7 +376,7 @@ class Handles(Tokens):
         )  # fmt: skip
         if row is None or target_op < max(row[0], caller.acked_below):
             raise Expired(f"operation {target_op} was acknowledged; its answer is gone")
-        if target_op >= row[0] + CLIENT_RESULTS_MAX:
+        if target_op >= max(row[0], caller.acked_below) + CLIENT_RESULTS_MAX:
             raise InvalidParameter(f"operation {target_op} is too far ahead to exist")
         if row[1] is not None:
             return AbandonReply(not isinstance(self._codec.decode(row[1]), Failure))

@@ -41,6 +41,7 @@ INT64_MAX: Final = 2**63 - 1
 OP_ID_MAX: Final = 2**62
 PATH_STEP: Final = 12  # Names resolved by one statement.
 FOREVER_PAGE: Final = 2**52  # "All pages there are": beyond any file's end.
+RESULTS_DROPPED_AT_ONCE: Final = 16  # Answers that a client has, kept until there are as many.
 
 
 class Inode(NamedTuple):
@@ -271,10 +272,12 @@ class Tables:
         self._store(caller, caller.op_id, reply)
 
     def _store(self, caller: Caller, op_id: int, reply: Message) -> None:
+        # What the client has is dropped some operations late, many at a time: a row less to change
+        # for each, and who asks again in between gets the answer that is still there.
         acked = caller.acked_below
         rows = self._all(
-            "UPDATE client SET acked=?2 WHERE client=?1 AND acked<?2 RETURNING 1",
-            caller.client, acked,
+            "UPDATE client SET acked=?2 WHERE client=?1 AND acked<=?2-?3 RETURNING 1",
+            caller.client, acked, RESULTS_DROPPED_AT_ONCE,
         )  # fmt: skip
         if rows:
             self._run("DELETE FROM result WHERE client=? AND op_id<?", caller.client, acked)

@@ -559,6 +559,7 @@ class Metadata:
             )
             with node.commits.naming(placement):
                 await node.log.durable(placement.sequence)
+                node.recorder.link(CURRENT.get(), node.log.batch_trace)
                 return await self._link.call(lambda: body)
         return await self._link.call(lambda: body)
 

@@ -96,6 +96,7 @@ class TruncateOp:
             with nullcontext() if tail is None else node.commits.naming(tail):
                 if tail is not None:
                     await node.log.durable(tail.sequence)
+                    node.recorder.link(self.trace, node.log.batch_trace)
                 # Until there is an answer nobody knows the file's size: no deadline.
                 message = await node.link.call(lambda: body, deadline_ms=None)
             reply = expect((message, b""), InfoReply)

@@ -416,9 +416,14 @@ def test_answers_are_kept_until_acknowledged_and_then_expired(
     first = client.send(body)
     assert client.send(body) == first
     client.acknowledges = True
-    client.mkdir("/e")
+    for n in range(tables.RESULTS_DROPPED_AT_ONCE - 2):
+        client.mkdir(f"/e{n}")
+        assert client.send(body) == first, "still there"
+    client.mkdir("/last")
     with pytest.raises(Expired):
         client.send(body)
+    kept = volume.database.execute("SELECT count(*) FROM result")
+    assert list(kept) == [(1,)], "only that of the last one"
     for op_id in (0, 2**62 + 1):
         with pytest.raises(InvalidParameter):
             volume.run(lambda s, o=op_id: s.recall_result(m.Caller(client.id, "alice", o)))
@@ -431,6 +436,11 @@ def test_unacknowledged_operations_are_limited(volume: Volume, client: Client) -
         volume.run(lambda s: s.recall_result(far))
     far.acked_below = 2
     assert volume.run(lambda s: s.recall_result(far)) is None
+    # The volume notes what is acknowledged later; who settles goes by what the caller says.
+    settling = m.Caller(client.id, "alice", 3, 2)
+    assert volume.run(lambda s: s.abandon(settling, far.op_id - 1)) == m.AbandonReply(False)
+    with pytest.raises(InvalidParameter):
+        volume.run(lambda s: s.abandon(settling, far.op_id + 1))
     far.acked_below = far.op_id + 1  # Nobody has an answer that he asks for.
     with pytest.raises(Expired):
         volume.run(lambda s: s.recall_result(far))
