@@ -19,7 +19,7 @@ from typing import Final
 import sofs
 from sofs.bench import scale
 from sofs.bench.direct import BLOCK, LARGE_MIB, MIB, Direct, rate
-from sofs.bench.pauses import Pauses, measure, measure_moves
+from sofs.bench.pauses import Pauses, measure, measure_moves, serving_node
 from sofs.client.sync import File, Share
 from sofs.interrupts import signals_interrupt
 from sofs.telemetry.waterfall import worst_failover
@@ -282,7 +282,7 @@ def run_pauses(cluster: LocalCluster, rounds: int, moves: int, only: str = "") -
         say(f"  {name}, {rounds} rounds ...")
 
         def victim(share: Share, role: str = role) -> str:
-            return cluster.node_at(share.facts().address) if role == "node" else role
+            return serving_node(cluster, share) if role == "node" else role
 
         found.append(measure(cluster, name, target_ms, fault, victim, rounds, metadata=metadata))
     return found
