@@ -203,7 +203,8 @@ class FaultScript:
         cluster = self._cluster
         try:
             with connect(cluster.dns_url, credential=cluster.credential) as share:
-                node = cluster.node_at(share.facts().address)
+                address = share.facts().address
+                node = cluster.node_at(address) if address else "one that it is leaving already"
         except SofsError as error:
             self.broken.append(f"nobody could connect by name while {dead} was dead: {error}")
         else:
