@@ -133,7 +133,7 @@ class Metrics:
         elif isinstance(record, Note):
             if record.span in ring.open:
                 ring.notes[record.span] = record.text
-        elif isinstance(record, Whole):
+        elif isinstance(record, Whole) and record.start.kind in COUNTED:
             self._ended(ring.tail.owner, record.start, record.end, "")
         elif isinstance(record, End):
             start = ring.open.pop(record.span, None)

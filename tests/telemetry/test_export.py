@@ -91,10 +91,15 @@ def test_a_receiver_gets_each_span_once_with_parent_and_link(
     exporter = Exporter([tmp_path], grpc_sender(url), tmp_path / MARK_FILE)
     assert exporter.poll(time.time_ns(), hold_ns=0) == 3
     assert exporter.poll(time.time_ns(), hold_ns=0) == 0
+    recorder.whole(SpanKind.NODE, still_open, "Read", 7, 4096, recorder.now(), 512)
     recorder.end(still_open)
-    assert exporter.poll(time.time_ns(), hold_ns=0) == 1
+    assert exporter.poll(time.time_ns(), hold_ns=0) == 2
     again = Exporter([tmp_path], grpc_sender(url), tmp_path / MARK_FILE)
     assert again.poll(time.time_ns(), hold_ns=0) == 0
+    asked, answered = got.named("Read")
+    assert answered.parent_span_id == asked.span_id == still_open[16:]
+    assert asked.start_time_unix_nano <= answered.start_time_unix_nano
+    assert answered.end_time_unix_nano <= asked.end_time_unix_nano
     client, server = got.named("Write")
     assert client.trace_id == server.trace_id == operation[:16]
     assert server.parent_span_id == client.span_id == operation[16:]

@@ -51,14 +51,17 @@ def test_records_become_counts_latencies_and_pauses(tmp_path: Path) -> None:
     recorder.note(failed, "SHARING_VIOLATION")
     recorder.end(failed, SpanStatus.ERROR)
     recorder.end(recorder.begin(SpanKind.FAILOVER))
-    recorder.begin(SpanKind.NODE, operation="Read")  # Not ended: not counted.
+    reading = recorder.begin(SpanKind.NODE, operation="Read")  # Not ended: not counted.
+    recorder.whole(SpanKind.NODE, reading, "ReadFile", 0, 0, recorder.now(), 512)
     metrics.poll(tmp_path)
     metrics.poll(tmp_path)
     metrics.facts = {"node-1": {"tokens": "7"}, "coordinator": {"phase": "ONLINE"}}
     found = scrape(address)
     assert total(found, "sofs_operations", 'operation="Write"', 'outcome="ok"') == 3
     assert total(found, "sofs_operations", 'outcome="SHARING_VIOLATION"') == 1
-    assert total(found, "sofs_operations") == 4
+    assert total(found, "sofs_operations", 'operation="ReadFile"', 'outcome="ok"') == 1
+    assert total(found, "sofs_bytes", 'operation="ReadFile"') == 512
+    assert total(found, "sofs_operations") == 5
     assert total(found, "sofs_bytes", 'operation="Write"') == 3 * 4096
     assert total(found, "sofs_duration_milliseconds_count", 'operation="Write"') == 3
     assert total(found, "sofs_pause_milliseconds_count") == 1

@@ -417,6 +417,7 @@ class Session:
 
     def lose_spans(self) -> None:
         """The session ended: what is in flight is answered to nobody."""
+        self._arriving = None
         spans, self.spans = self.spans, {}
         for trace in spans.values():
             self.node.recorder.end(trace, SpanStatus.LOST)
