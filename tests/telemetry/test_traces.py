@@ -7,6 +7,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
 
@@ -25,18 +26,27 @@ from sofs.testing import LocalCluster
 WAIT_S_MAX = 30.0
 
 
-@pytest.fixture(autouse=True)
-def own_ring(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """The ring of this process lies in a folder of the test's own."""
-    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path / "runtime"))
-    monkeypatch.setattr(runtime, "_recorder", (0, NO_RECORDER))
-    yield
-    runtime._recorder[1].close()
+@contextmanager
+def traced_cluster(folder: Path) -> Iterator[LocalCluster]:
+    """A cluster, and a ring of this process in a folder of its own."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_RUNTIME_DIR", str(folder / "runtime"))
+        patch.setattr(runtime, "_recorder", (0, NO_RECORDER))
+        with LocalCluster(folder / "root", run_dir=folder / "run") as running:
+            yield running
+        runtime._recorder[1].close()
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalCluster]:
+    """For tests that harm nobody. What they look at is the newest of its kind."""
+    with traced_cluster(tmp_path_factory.mktemp("traces")) as running:
+        yield running
 
 
 @pytest.fixture
 def cluster(tmp_path: Path) -> Iterator[LocalCluster]:
-    with LocalCluster(tmp_path / "root", run_dir=tmp_path / "run") as running:
+    with traced_cluster(tmp_path) as running:
         yield running
 
 
@@ -60,12 +70,12 @@ def newest(found: list[Trace], operation: str) -> Trace:
     return [t for t in found if t.root.operation == operation][-1]
 
 
-def test_a_write_is_one_trace_from_the_client_to_the_store(cluster: LocalCluster) -> None:
-    with sofs.connect(cluster.url, credential=cluster.credential) as share:
+def test_a_write_is_one_trace_from_the_client_to_the_store(shared: LocalCluster) -> None:
+    with sofs.connect(shared.url, credential=shared.credential) as share:
         with share.open("/a", "w+b") as file:
             file.pwrite(b"x" * 4096, 8192)
-        node = cluster.node_at(share.facts().address)
-    trace = newest(traces(spans_of(cluster)), "Write")
+        node = shared.node_at(share.facts().address)
+    trace = newest(traces(spans_of(shared)), "Write")
     by_kind = {span.kind: span for span in trace.spans}
     assert kinds(trace) == {SpanKind.CLIENT, SpanKind.NODE, SpanKind.BATCH}
     client, served, batch = (
@@ -82,14 +92,14 @@ def test_a_write_is_one_trace_from_the_client_to_the_store(cluster: LocalCluster
 
 @pytest.mark.parametrize("operation", ["WriteFile", "Truncate"])
 def test_what_changes_data_and_tables_is_one_trace_with_both_logs(
-    cluster: LocalCluster, operation: str
+    shared: LocalCluster, operation: str
 ) -> None:
-    with sofs.connect(cluster.url, credential=cluster.credential) as share:
+    with sofs.connect(shared.url, credential=shared.credential) as share:
         share.write_file("/a", b"x" * 8192)
         with share.open("/a", "r+b") as file:
             file.truncate(5000)  # Within a page, which is written anew.
-        node = cluster.node_at(share.facts().address)
-    trace = newest(traces(spans_of(cluster)), operation)
+        node = shared.node_at(share.facts().address)
+    trace = newest(traces(spans_of(shared)), operation)
     [served] = [span for span in trace.spans if span.kind is SpanKind.NODE]
     [asked] = [
         span
@@ -100,10 +110,11 @@ def test_what_changes_data_and_tables_is_one_trace_with_both_logs(
     assert logs == {node: served.id, "coordinator": asked.id}
 
 
-def wholes(cluster: LocalCluster) -> list[Whole]:
+def wholes(cluster: LocalCluster, trace: Trace) -> list[Whole]:
     rings = read_rings(cluster.run_dir / TRACE_FOLDER)
     records = [record for ring in rings for _, record in ring.contents.records]
-    return [record for record in records if isinstance(record, Whole)]
+    found = [record for record in records if isinstance(record, Whole)]
+    return [record for record in found if record.start.context[:16] == trace.id]
 
 
 def test_a_read_that_is_answered_at_once_is_one_record_of_its_node(cluster: LocalCluster) -> None:
@@ -120,32 +131,33 @@ def test_a_read_that_is_answered_at_once_is_one_record_of_its_node(cluster: Loca
     assert served.parent == client.id
     assert (served.offset, served.length, served.status) == (4096, 4096, SpanStatus.OK)
     assert client.start_ns <= served.start_ns <= served.end_ns <= client.end_ns
-    assert [record.start.operation for record in wholes(cluster)] == ["Read"]
+    reads = [t for t in traces(spans_of(cluster)) if t.root.operation == "Read"]
+    assert [len(wholes(cluster, read)) for read in reads] == [0, 1]
 
 
-def test_a_read_that_waits_for_a_token_has_its_waits_below_it(cluster: LocalCluster) -> None:
-    urls = [cluster.url_from(name) for name in ("node-1", "node-2")]
+def test_a_read_that_waits_for_a_token_has_its_waits_below_it(shared: LocalCluster) -> None:
+    urls = [shared.url_from(name) for name in ("node-1", "node-2")]
     with (
-        sofs.connect(urls[0], credential=cluster.credential) as one,
-        sofs.connect(urls[1], credential=cluster.credential) as other,
+        sofs.connect(urls[0], credential=shared.credential) as one,
+        sofs.connect(urls[1], credential=shared.credential) as other,
         one.open("/a", "w+b") as written,
         other.open("/a", "rb") as read,
     ):
-        served_by = [cluster.node_at(share.facts().address) for share in (one, other)]
+        served_by = [shared.node_at(share.facts().address) for share in (one, other)]
         assert served_by == ["node-1", "node-2"]
         written.pwrite(b"x" * 4096, 0)
         assert read.pread(4096, 0) == b"x" * 4096
-    trace = newest(traces(spans_of(cluster)), "Read")
+    trace = newest(traces(spans_of(shared)), "Read")
     [served] = [span for span in trace.spans if span.kind is SpanKind.NODE]
     [asked] = [span for span in trace.spans if span.kind is SpanKind.AUTHORITY]
     assert asked.parent == served.id
     assert served.start_ns <= asked.start_ns <= asked.end_ns <= served.end_ns
-    assert not wholes(cluster)
+    assert not wholes(shared, trace)
 
 
-def test_a_read_that_is_refused_ends_with_its_error(cluster: LocalCluster) -> None:
+def test_a_read_that_is_refused_ends_with_its_error(shared: LocalCluster) -> None:
     with (
-        sofs.connect(cluster.url, credential=cluster.credential) as share,
+        sofs.connect(shared.url, credential=shared.credential) as share,
         share.open("/a", "w+b") as file,
         share.open("/a", "r+b") as other,
     ):
@@ -153,19 +165,19 @@ def test_a_read_that_is_refused_ends_with_its_error(cluster: LocalCluster) -> No
         file.lock(0, 4096)
         with pytest.raises(sofs.FileLockConflict):
             other.pread(4096, 0)
-    trace = newest(traces(spans_of(cluster)), "Read")
+    trace = newest(traces(spans_of(shared)), "Read")
     [served] = [span for span in trace.spans if span.kind is SpanKind.NODE]
     assert (served.status, served.notes) == (SpanStatus.ERROR, ["FILE_LOCK_CONFLICT"])
     assert served.parent == trace.root.id
-    assert not wholes(cluster)
+    assert not wholes(shared, trace)
 
 
-def test_a_name_is_made_in_one_trace_through_the_authority(cluster: LocalCluster) -> None:
-    with sofs.connect(cluster.url, credential=cluster.credential) as share:
+def test_a_name_is_made_in_one_trace_through_the_authority(shared: LocalCluster) -> None:
+    with sofs.connect(shared.url, credential=shared.credential) as share:
         share.mkdir("/folder")
         with pytest.raises(FileExistsError):
             share.mkdir("/folder")
-    good, bad = [t for t in traces(spans_of(cluster)) if t.root.operation == "Mkdir"]
+    good, bad = [t for t in traces(spans_of(shared)) if t.root.operation == "Mkdir"][-2:]
     assert {SpanKind.CLIENT, SpanKind.NODE, SpanKind.AUTHORITY, SpanKind.BATCH} <= kinds(good)
     assert kinds(good, "coordinator") == {SpanKind.AUTHORITY, SpanKind.BATCH}
     assert bad.root.status is SpanStatus.ERROR
