@@ -47,7 +47,7 @@ ATTEMPTS_MAX: Final = 255  # Of one operation that are told apart; later ones sh
 NO_CONTEXT: Final = b""
 NO_LINK: Final = bytes(CONTEXT_BYTES)
 NO_SPAN: Final = bytes(8)
-_WHOLE_BIT: Final = 0x80  # In the first byte of a span's id.
+_WHOLE_BIT: Final = 0x80  # Of the first byte of a span's id; turned, whatever a peer sent.
 DURATION_NS_MAX: Final = 0xFFFFFFFF  # Of a span of one record: 4.3 s; a longer one is cut.
 SERIAL_MASK: Final = 0xFFFFFFFF  # A record holds the low half of its number.
 
@@ -177,7 +177,8 @@ def is_context(context: bytes) -> bool:
 
 
 # On hot paths a recorder packs the fields itself, in the order that stands at each layout: a call
-# in between costs as much as the packing does.
+# in between costs as much as the packing does. Times are of the machine's monotonic clock, in
+# nanoseconds; 32 bits of a handle and of a length are kept.
 pack_start: Final = _START.pack
 pack_end: Final = _END.pack
 pack_whole: Final = _WHOLE.pack
@@ -419,7 +420,7 @@ def _decode_record(raw: bytes) -> RingRecord | None:
 def _whole(body: bytes) -> Whole:
     _, kind, operation, _, above, began_ns, took_ns, length, handle, offset = _WHOLE.unpack(body)
     trace, parent = above[:TRACE_BYTES], above[TRACE_BYTES:]
-    span = bytes((parent[0] | _WHOLE_BIT,)) + parent[1:]
+    span = bytes((parent[0] ^ _WHOLE_BIT,)) + parent[1:]
     return Whole(
         Start(_kind(kind), _name(operation), trace + span, parent, began_ns, handle, offset),
         End(span, SpanStatus.OK, began_ns + took_ns, 0, length, NO_CONTEXT),

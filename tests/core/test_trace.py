@@ -145,6 +145,18 @@ def test_a_ring_holds_its_newest_records_in_order_and_counts_those_it_lost(writt
     assert contents.torn == 0
 
 
+def test_a_span_of_one_record_is_never_its_own_parent_whatever_a_peer_sent() -> None:
+    for first in (0, 0x7F, 0x80, 0xFF):
+        ring = Ring()
+        above = bytes(16) + bytes((first,)) * 8
+        ring.put(sealed(pack_whole(IS_WHOLE, SpanKind.NODE, 4, 0, above, 1, 1, 0, 0, 0)))
+        contents = decode_ring(bytes(ring.data))
+        assert contents is not None
+        [(_, found)] = contents.records
+        assert isinstance(found, Whole)
+        assert found.start.context[16:] == found.end.span != found.start.parent
+
+
 def test_a_record_with_any_byte_of_an_older_one_is_torn() -> None:
     ring = Ring()
     ring.ends(SLOTS)
