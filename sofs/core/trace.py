@@ -48,7 +48,7 @@ NO_CONTEXT: Final = b""
 NO_LINK: Final = bytes(CONTEXT_BYTES)
 NO_SPAN: Final = bytes(8)
 _WHOLE_BIT: Final = 0x80  # Of the first byte of a span's id; turned, whatever a peer sent.
-DURATION_NS_MAX: Final = 0xFFFFFFFF  # Of a span of one record: 4.3 s; a longer one is cut.
+DURATION_NS_MAX: Final = 0xFFFFFFFF  # Of a span of one record: 4.3 s; a longer one is two.
 SERIAL_MASK: Final = 0xFFFFFFFF  # A record holds the low half of its number.
 
 # Type of record, kind, operation, number; context, parent, time, handle, offset.

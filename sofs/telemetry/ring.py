@@ -197,8 +197,10 @@ class RingRecorder:
         length: int,
     ) -> None:
         """See ``ports.trace.Recorder``."""
-        if len(parent) != CONTEXT_BYTES:  # Nothing to make its id of.
-            context = self.begin(kind, NO_CONTEXT, operation, handle, offset, began_ns)
+        took_ns = self._now() - began_ns
+        if len(parent) != CONTEXT_BYTES or took_ns > DURATION_NS_MAX:
+            # Nothing to make its id of, or no room for what it took.
+            context = self.begin(kind, parent, operation, handle, offset, began_ns)
             self.end(context, _OK, 0, length)
             return
         serial = next(self._serials)
@@ -211,7 +213,7 @@ class RingRecorder:
                 serial & SERIAL_MASK,
                 parent,
                 began_ns,
-                min(self._now() - began_ns, DURATION_NS_MAX),
+                took_ns,
                 length & 0xFFFFFFFF,
                 handle & 0xFFFFFFFF,
                 offset & 0xFFFFFFFFFFFFFFFF,

@@ -12,6 +12,7 @@ import pytest
 from ring_rig import killed_writer
 
 from sofs.core.trace import (
+    DURATION_NS_MAX,
     HEADER_BYTES,
     RECORD_BYTES,
     End,
@@ -109,6 +110,20 @@ def test_a_span_of_one_record_has_an_id_of_its_own_below_its_parent(tmp_path: Pa
         256,
         start.context[16:],
     )
+
+
+def test_a_span_too_long_for_one_record_is_two_below_the_same_parent(tmp_path: Path) -> None:
+    recorder = open_here(tmp_path)
+    parent = recorder.begin(SpanKind.CLIENT, operation="Read")
+    began_ns = recorder.now() - DURATION_NS_MAX - 1
+    recorder.whole(SpanKind.NODE, parent, "Read", 7, 4096, began_ns, 512)
+    [found] = read_rings(tmp_path)
+    _, (_, start), (_, end) = found.contents.records
+    assert isinstance(start, Start)
+    assert isinstance(end, End)
+    assert (start.context[:16], start.parent) == (parent[:16], parent[16:])
+    assert end.span == start.context[16:]
+    assert end.time_ns - start.time_ns > DURATION_NS_MAX
 
 
 def test_where_the_folder_takes_no_ring_nothing_is_recorded_and_nothing_fails(

@@ -354,7 +354,8 @@ class Session:
     # ---------------------------------------------------------------------------------------
 
     def trace(self, call: int) -> bytes:
-        """The context of a request in flight, if it is recorded."""
+        """The context of a request in flight; no bytes if it is not recorded. A read that is being
+        taken gets its span now: somebody waits within it, or it waits itself."""
         arriving = self._arriving
         if arriving is not None and arriving.call == call:
             self._arriving = None
