@@ -7,6 +7,9 @@ suite runs, and fails for good if it fails again.
 Suites that keep one processor busy run beside each other, in two lanes; what the second lane prints
 is shown when both are done. Those that are about time, or use both processors themselves, follow
 one by one.
+
+What failed stands at the end again, where one looks first and which a log that keeps only its end
+still has: the second report of what failed twice, and the names of what failed once.
 """
 
 from __future__ import annotations
@@ -16,7 +19,9 @@ import subprocess
 import sys
 import tempfile
 import threading
-from typing import IO
+from pathlib import Path
+from typing import IO, Final
+from xml.etree import ElementTree
 
 Suite = tuple[str, list[str]]
 
@@ -35,6 +40,11 @@ ALONE: list[Suite] = [
 ]
 
 
+REPORT_LINES_MAX: Final = 200  # Of the second report of a suite, shown again at the end.
+WHY_CHARS_MAX: Final = 160  # Of the reason in the line of a test.
+WHY_CHARS_MAX: Final = 160  # Of the reason in the line of a test.
+
+
 class Lane:
     """Suites one after the other. What pytest remembers of them is the lane's own; with ``output``,
     which gets what they print, so are the rings of the SDK, of which tests read all there are."""
@@ -44,6 +54,8 @@ class Lane:
         self.suites = suites
         self.output = output
         self.failed: list[str] = []
+        self.reports: list[str] = []  # Of what failed twice.
+        self.verdicts: list[str] = []  # A line for each test that failed, however often.
 
     def run(self) -> None:
         with tempfile.TemporaryDirectory(prefix=f"sofs-tests-{self.name}-") as runtime:
@@ -51,22 +63,55 @@ class Lane:
             if self.output is not None:
                 environment["XDG_RUNTIME_DIR"] = runtime
             for name, arguments in self.suites:
-                self._say(f"== {name}")
-                if self._pytest(arguments, environment) != 0:
-                    self._say(f"== {name}: what failed, once more")
-                    again = ["--last-failed", "--last-failed-no-failures=none", *arguments]
-                    if self._pytest(again, environment) != 0:
-                        self.failed.append(name)
+                self._suite(name, arguments, environment, Path(runtime, "report.xml"))
+
+    def _suite(
+        self, name: str, arguments: list[str], environment: dict[str, str], xml: Path
+    ) -> None:
+        self._say(f"== {name}")
+        code = self._pytest(arguments, environment, xml)
+        if code == 0:
+            return
+        once = failures(xml)
+        self.verdicts += [f"failed once: {test}" for test, _ in once]
+        self._say(f"== {name}: what failed, once more")
+        again = ["--last-failed", "--last-failed-no-failures=none", *arguments]
+        second = self._pytest(again, environment, xml)
+        if second == 0:
+            return
+        twice = failures(xml)
+        self.failed.append(name)
+        self.verdicts += [f"failed twice: {test}" for test, _ in twice]
+        self.reports.append(f"== {name}: pytest's exit status was {code}, then {second}")
+        # Without a test that failed twice it was the run itself; the first may say how.
+        lines = [line for _, text in twice or once for line in text.splitlines()]
+        self.reports += lines[-REPORT_LINES_MAX:]
 
     def _say(self, text: str) -> None:
         print(text, file=self.output or sys.stdout, flush=True)
 
-    def _pytest(self, arguments: list[str], environment: dict[str, str]) -> int:
+    def _pytest(self, arguments: list[str], environment: dict[str, str], xml: Path) -> int:
+        xml.unlink(missing_ok=True)
         cache = f"cache_dir=.pytest_cache/{self.name}"
-        command = [sys.executable, "-m", "pytest", "-q", "-o", cache, *arguments]
+        command = [sys.executable, "-m", "pytest", "-q", "-o", cache, f"--junitxml={xml}"]
         return subprocess.run(
-            command, env=environment, stdout=self.output, stderr=self.output
+            [*command, *arguments], env=environment, stdout=self.output, stderr=self.output
         ).returncode
+
+
+def failures(xml: Path) -> list[tuple[str, str]]:
+    """The tests that failed in a run, a line for each and pytest's report of it; none if the run
+    itself did not come so far as to write them."""
+    if not xml.exists():
+        return []
+    found = []
+    for case in ElementTree.parse(xml).getroot().iter("testcase"):
+        for kind in ("failure", "error"):
+            for report in case.findall(kind):
+                test = f"{case.get('classname')}.{case.get('name')}"
+                why = (report.get("message") or "").partition("\n")[0][:WHY_CHARS_MAX]
+                found.append((f"{test}: {why}", f"-- {test}\n{report.text or why}"))
+    return found
 
 
 def main() -> int:
@@ -80,7 +125,12 @@ def main() -> int:
         print(output.read(), flush=True)
     alone = Lane("alone", ALONE)
     alone.run()
-    failed = [*first.failed, *beside.failed, *alone.failed]
+    lanes = (first, beside, alone)
+    failed = [name for lane in lanes for name in lane.failed]
+    for lane in lanes:
+        print("\n".join(lane.reports), end="\n" if lane.reports else "")
+    for lane in lanes:
+        print("\n".join(lane.verdicts), end="\n" if lane.verdicts else "")
     print("failed twice: " + ", ".join(failed) if failed else "all suites passed", flush=True)
     return 1 if failed else 0
 
