@@ -42,7 +42,6 @@ ALONE: list[Suite] = [
 
 REPORT_LINES_MAX: Final = 200  # Of the second report of a suite, shown again at the end.
 WHY_CHARS_MAX: Final = 160  # Of the reason in the line of a test.
-WHY_CHARS_MAX: Final = 160  # Of the reason in the line of a test.
 
 
 class Lane:
