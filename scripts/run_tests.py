@@ -2,14 +2,16 @@
 
 The suites start real processes on whatever machine this is, and some have limits in seconds (a
 client's deadline, a start). A test that fails is reported, run again when nothing else of its
-suite runs, and fails for good if it fails again.
+suite runs, and fails for good if it fails again. A run that ends otherwise than by its tests (a
+crash of the interpreter, say) fails at once: chance is no excuse for that.
 
 Suites that keep one processor busy run beside each other, in two lanes; what the second lane prints
 is shown when both are done. Those that are about time, or use both processors themselves, follow
 one by one.
 
 What failed stands at the end again, where one looks first and which a log that keeps only its end
-still has: the second report of what failed twice, and the names of what failed once.
+still has: the second report of what failed twice, the names of what failed once, and what a run
+that did not come to its end said last.
 """
 
 from __future__ import annotations
@@ -41,6 +43,7 @@ ALONE: list[Suite] = [
 
 
 REPORT_LINES_MAX: Final = 200  # Of the second report of a suite, shown again at the end.
+SOME_FAILED: Final = 1  # Pytest's exit status.
 WHY_CHARS_MAX: Final = 160  # Of the reason in the line of a test.
 
 
@@ -68,34 +71,47 @@ class Lane:
         self, name: str, arguments: list[str], environment: dict[str, str], xml: Path
     ) -> None:
         self._say(f"== {name}")
-        code = self._pytest(arguments, environment, xml)
+        code, said = self._pytest(arguments, environment, xml)
         if code == 0:
+            return
+        if code != SOME_FAILED:
+            self.verdicts.append(f"no end, status {code}: {name}")
+            self._failed(name, f"pytest ended with status {code}, after it said", said.splitlines())
             return
         once = failures(xml)
         self.verdicts += [f"failed once: {test}" for test, _ in once]
         self._say(f"== {name}: what failed, once more")
         again = ["--last-failed", "--last-failed-no-failures=none", *arguments]
-        second = self._pytest(again, environment, xml)
-        if second == 0:
+        if self._pytest(again, environment, xml)[0] == 0:
             return
         twice = failures(xml)
-        self.failed.append(name)
         self.verdicts += [f"failed twice: {test}" for test, _ in twice]
-        self.reports.append(f"== {name}: pytest's exit status was {code}, then {second}")
-        # Without a test that failed twice it was the run itself; the first may say how.
-        lines = [line for _, text in twice or once for line in text.splitlines()]
-        self.reports += lines[-REPORT_LINES_MAX:]
+        lines = [line for _, text in twice for line in text.splitlines()]
+        self._failed(name, "what failed twice", lines)
+
+    def _failed(self, name: str, what: str, lines: list[str]) -> None:
+        self.failed.append(name)
+        self.reports += [f"== {name}: {what}", *lines[-REPORT_LINES_MAX:]]
 
     def _say(self, text: str) -> None:
         print(text, file=self.output or sys.stdout, flush=True)
 
-    def _pytest(self, arguments: list[str], environment: dict[str, str], xml: Path) -> int:
+    def _pytest(
+        self, arguments: list[str], environment: dict[str, str], xml: Path
+    ) -> tuple[int, str]:
+        """Its exit status, negative for a signal, and what it or the C libraries said on stderr."""
         xml.unlink(missing_ok=True)
         cache = f"cache_dir=.pytest_cache/{self.name}"
         command = [sys.executable, "-m", "pytest", "-q", "-o", cache, f"--junitxml={xml}"]
-        return subprocess.run(
-            [*command, *arguments], env=environment, stdout=self.output, stderr=self.output
-        ).returncode
+        with tempfile.TemporaryFile("w+", errors="replace") as stderr:
+            code = subprocess.run(
+                [*command, *arguments], env=environment, stdout=self.output, stderr=stderr
+            ).returncode
+            stderr.seek(0)
+            said = stderr.read()
+        if said:
+            self._say(said)
+        return code, said
 
 
 def failures(xml: Path) -> list[tuple[str, str]]:

@@ -120,6 +120,8 @@ class GrpcListener:
                 await context.send_initial_metadata(((ACCEPTED_KEY, "1"),))
             except LOST:
                 return  # The peer left before it was accepted.
+            if self._closed:  # Since then; close() has not seen this call.
+                await context.abort(grpc.StatusCode.UNAVAILABLE, "the listener was closed")
             call = _Call(service, context, self._accept)
             self._calls[call] = None
             call.accepted.add_done_callback(lambda _: self._calls.pop(call))

@@ -60,6 +60,8 @@ def error_of_connect(status: grpc.StatusCode, details: str, peer: str) -> SofsEr
     """Return the error of a connect to ``peer`` that ended with ``status``. ``refused`` is set when
     the peer's host answered that nobody listens there."""
     cls = ERROR_BY_STATUS[status]
+    if status is grpc.StatusCode.OK:
+        return cls(f"{peer} accepted a stream and ended it at once: connect again")
     error = cls(f"{peer} cannot be reached ({status.name}): {details or 'no reason given'}")
     if isinstance(error, Unavailable) and status is grpc.StatusCode.UNAVAILABLE:
         error.refused = _REFUSED in details

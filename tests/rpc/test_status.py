@@ -58,6 +58,13 @@ def test_a_refused_connection_is_told_from_every_other_failure() -> None:
     assert not Unavailable.refused
 
 
+def test_a_peer_that_ended_a_stream_at_once_was_reached() -> None:
+    error = error_of_connect(grpc.StatusCode.OK, "", "peer")
+    assert isinstance(error, Unavailable)
+    assert "ended it at once" in str(error)
+    assert not error.refused
+
+
 @pytest.mark.parametrize("status", list(grpc.StatusCode))
 def test_the_end_of_a_stream_is_never_evidence_of_refusal(status: grpc.StatusCode) -> None:
     error = error_of_status(status, DETAILS, "peer")
