@@ -126,7 +126,8 @@ class InvalidParameter(SofsError, ValueError, code="INVALID_PARAMETER"):
 
 
 class NotSupported(SofsError, code="NOT_SUPPORTED"):
-    """This server does not know the operation. Use a server of the client's version or newer."""
+    """This server does not know the operation: use one of the client's version or newer. Or this
+    process cannot be a client, and the message says why."""
 
 
 # Access and sharing

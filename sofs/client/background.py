@@ -8,20 +8,22 @@ The item is appended before ``_woken`` is read, and ``_drain`` clears it before 
 sees it set knows that a drain is still to come.
 
 At the end of the process the thread ends too (``atexit``). What the application left open is
-dropped in order first: clients without a goodbye, then every other task, then the loop, so that
-nothing is destroyed half-way and said so on stderr.
+closed first, as an operating system closes files: else the next to open them would wait until their
+handles time out. Who gets no answer to that goodbye within GOODBYE_MS_MAX goes without it. Then
+every other task ends, then the loop, so that nothing is destroyed half-way and said so on stderr.
 
 The loop is uvloop's, as in every part: a call costs a tenth less of the client's processor time
 (docs/PERFORMANCE.md).
 
-After a fork the child has no such thread: it starts a loop of its own, and shares that the parent
-connected raise ``FileClosed`` there.
+After a fork the child has no such thread: shares that the parent connected raise ``FileClosed``
+there, and new ones cannot be connected (``sofs.rpc``).
 """
 
 from __future__ import annotations
 
 import asyncio
 import atexit
+import logging
 import os
 import threading
 from collections import deque
@@ -31,15 +33,17 @@ from typing import Any, Final, TypeVar
 import uvloop
 
 from sofs.client.flight import Flight
+from sofs.client.limits import GOODBYE_MS_MAX
 from sofs.client.operation import Operation
 from sofs.client.session import ClientCore
-from sofs.errors import FileClosed, InvalidParameter
+from sofs.errors import FileClosed, InvalidParameter, SofsError
 from sofs.ports.stream import Envelope
 
 STOP_ROUNDS_MAX: Final = 3
 STOP_S_MAX: Final = 5.0  # A thread that does not end by then is left to the end of the process.
 
 T = TypeVar("T")
+_LOGGER = logging.getLogger(__name__)
 
 _lock = threading.Lock()
 _current: LoopThread | None = None
@@ -89,7 +93,7 @@ class LoopThread:
         self._woken = False
         self._loop = uvloop.new_event_loop()
         self._tasks: dict[asyncio.Task[None], None] = {}
-        self._clients: list[ClientCore] = []  # To be dropped at the end; closed ones go in between.
+        self._clients: list[ClientCore] = []  # To be closed at the end; closed ones go in between.
         self._ending: asyncio.Task[None] | None = None
         self._ended = False
         self._thread = threading.Thread(target=self._run, name="sofs-client", daemon=True)
@@ -112,7 +116,10 @@ class LoopThread:
     def post(self, item: tuple[Flight, Operation] | Callable[[], None]) -> None:
         """Hand an operation (or a callable) to the loop. FileClosed after a fork."""
         if os.getpid() != self.pid:
-            raise FileClosed("this share was connected before a fork; connect again in the child")
+            raise FileClosed(
+                "this share was connected before a fork and belongs to the parent: start processes "
+                "that use SOFS with subprocess or multiprocessing's 'spawn' or 'forkserver' method"
+            )
         if self._ended:
             raise FileClosed("the client's thread has ended with the process")
         self._inbox.append(item)
@@ -185,7 +192,7 @@ class LoopThread:
         return task
 
     def adopt(self, client: ClientCore) -> None:
-        """Drop the client at the end of this thread, should it still be open."""
+        """Close the client at the end of this thread, should it still be open."""
         self._clients = [*(each for each in self._clients if not each.closed), client]
 
     def stop(self) -> None:
@@ -203,8 +210,7 @@ class LoopThread:
 
     async def _end(self) -> None:
         try:
-            for client in self._clients:
-                await client.drop()
+            await asyncio.gather(*(_take_leave(client) for client in self._clients))
             current = asyncio.current_task()
             # What a cancelled task starts while it ends is found by the next round.
             for _ in range(STOP_ROUNDS_MAX):
@@ -215,6 +221,15 @@ class LoopThread:
                     await asyncio.wait(others, timeout=STOP_S_MAX / 4)
         finally:
             self._loop.stop()
+
+
+async def _take_leave(client: ClientCore) -> None:
+    try:
+        await client.close(GOODBYE_MS_MAX)
+    except SofsError as error:  # Its handles last until their timeouts.
+        _LOGGER.debug("a client ended without a goodbye: %s", error)
+    finally:
+        await client.drop()
 
 
 def _cancel(tasks: list[asyncio.Task[None]]) -> None:

@@ -19,14 +19,16 @@ refuse addresses outside the loopback.
 from __future__ import annotations
 
 import asyncio
+import os
 from typing import Any, Final
 
 import grpc
 import grpc.aio
 
-from sofs.errors import InvalidParameter, SofsError, Unavailable
+from sofs.errors import InvalidParameter, NotSupported, SofsError, Unavailable
 from sofs.ports.runtime import Clock
 from sofs.ports.stream import Accept, Listener, Stream
+from sofs.rpc import PID
 from sofs.rpc.address import join_address, require_loopback
 from sofs.rpc.listener import GrpcListener
 from sofs.rpc.options import ACCEPTED_KEY, CREDENTIAL_KEY, METHODS, channel_options
@@ -43,7 +45,13 @@ class GrpcTransport:
 
     def __init__(self, credential: str, clock: Clock) -> None:
         """``credential``: the cluster's, offered by connects and demanded by listeners;
-        InvalidParameter for an empty one or one that metadata cannot carry."""
+        InvalidParameter for an empty one or one that metadata cannot carry. NotSupported in the
+        child of a fork: gRPC's threads stayed with its parent."""
+        if os.getpid() != PID:
+            raise NotSupported(
+                "a process that used SOFS was forked, and SOFS cannot be used in its child: start "
+                "processes with subprocess or multiprocessing's 'spawn' or 'forkserver' method"
+            )
         if not credential or not credential.isascii() or not credential.isprintable():
             raise InvalidParameter("the credential must be printable ASCII; see rpc/credential.py")
         self._credential = credential

@@ -35,6 +35,28 @@ async def main():
 
 asyncio.run(main())
 """,
+    "forks with a share open": """
+share = sofs.connect(URL)
+file = share.open(name, "x+b")
+for number in range(6):
+    child = os.fork()
+    if not child:
+        try:
+            sofs.connect(URL)
+        except sofs.NotSupported:
+            os._exit(0)
+        os._exit(1)
+    assert os.waitpid(child, 0)[1] == 0
+    file.write(b"x")
+""",
+    "forks, and the child ends as programs do": """
+share = sofs.connect(URL)
+file = share.open(name, "x+b")
+child = os.fork()
+if child:
+    assert os.waitpid(child, 0)[1] == 0
+    file.write(b"x")
+""",
     "one loop after another beside a busy share": """
 share = sofs.connect(URL)
 over = threading.Event()
@@ -76,6 +98,17 @@ def run(cluster: LocalCluster, *arguments: str) -> subprocess.CompletedProcess[s
 def test_a_program_that_ends_says_nothing(cluster: LocalCluster, program: str) -> None:
     done = run(cluster, "-c", HEAD + PROGRAMS[program])
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_what_a_program_left_open_does_not_keep_the_next_one_waiting(cluster: LocalCluster) -> None:
+    """It would be a minute, until the handle of a client that died times out."""
+    program = """
+share = sofs.connect(URL)
+file = share.open("/left-open", "w+b", deadline_ms=20_000)
+"""
+    for _ in range(2):
+        done = run(cluster, "-c", HEAD + program)
+        assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_a_command_that_asks_several_times_says_nothing_on_stderr(cluster: LocalCluster) -> None:
