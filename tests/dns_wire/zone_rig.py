@@ -15,7 +15,7 @@ from sofs.core.zone import TTL_DEFAULT_S, Zone, ZoneSettings
 from sofs.dns_wire.server import DnsServer, SocketWire
 
 NAME = "files.example.org"
-WAIT_S = 5.0
+WAIT_S = 30.0
 SMALL = [
     Member("node-1", "m1", ("192.0.2.1", "2001:db8::a"), 7440),
     Member("node-2", "m2", ("2001:db8::b", "192.0.2.2"), 7440),

@@ -72,8 +72,9 @@ class Checkpoints:
             if reference.position <= self._named:
                 await self._env.fenced.delete_object(reference.key)
                 return
-            self._named, self._named_key = reference.position, reference.key
             await self._group.write(CheckpointEntry(reference))
+            # Not before: who comes again because this was cancelled must not be told that it is.
+            self._named, self._named_key = reference.position, reference.key
             await self._delete_needless(reference.position, reference.key)
             await self.needless_below(reference.position)
 

@@ -368,6 +368,35 @@ async def test_a_checkpoint_that_is_named_twice_stays(tmp_path: Path) -> None:
         await node.die()
 
 
+async def test_a_checkpoint_whose_naming_was_cut_off_is_named_when_it_comes_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its follower's stream broke in between: the follower sends the same again, and is told that
+    the checkpoint is named only when a record says so."""
+    async with world(tmp_path) as w:
+        active, node = await alone(w)
+        await node.call(m.Mkdir(caller(1), "/d1"))
+        position = Position(active.claim.epoch, active.feed.last_sequence)
+        reference = await take_checkpoint(active.env, active._database, position)
+        naming = m.CheckpointTaken(checkpoint_info(reference))
+
+        async def cut_off(entry: object) -> None:
+            raise asyncio.CancelledError
+
+        with monkeypatch.context() as patch:
+            patch.setattr(active.group, "write", cut_off)
+            with pytest.raises(asyncio.CancelledError):
+                await active._name_checkpoint(naming)
+        await active._name_checkpoint(naming)
+        named = [
+            decoded.checkpoint
+            for entry in active.feed._backlog
+            if isinstance(decoded := active.env.entries.decode(entry.payload), CheckpointEntry)
+        ]
+        assert named == [reference]
+        await node.die()
+
+
 async def test_what_an_owner_was_about_to_delete_when_it_died_is_deleted_by_the_next(
     tmp_path: Path,
 ) -> None:
