@@ -12,6 +12,7 @@ from sofs.actors import rundir
 from sofs.actors.rundir import RunRecord
 from sofs.testing import LocalCluster
 
+NOBODY_ANSWERS_S = 20  # Any other operation waits for 60.
 HEAD = """
 import asyncio, os, sofs, threading
 from sofs.client.aio import connect
@@ -109,6 +110,33 @@ file = share.open("/left-open", "w+b", deadline_ms=20_000)
     for _ in range(2):
         done = run(cluster, "-c", HEAD + program)
         assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_a_program_ends_in_silence_when_nobody_answers_its_goodbye(cluster: LocalCluster) -> None:
+    program = """
+share = sofs.connect(URL)
+file = share.open(name, "x+b")
+print("open", flush=True)
+input()
+"""
+    environment = {**os.environ, "URL": cluster.url, "SOFS_CREDENTIAL": cluster.credential}
+    with subprocess.Popen(
+        [sys.executable, "-c", HEAD + program],
+        env=environment,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        try:
+            assert process.stdout.readline() == "open\n"
+            cluster.kill_all()
+            said = process.communicate("\n", timeout=NOBODY_ANSWERS_S)[1]
+        finally:
+            process.kill()
+            cluster.revive()
+    assert (process.returncode, said) == (0, "")
 
 
 def test_a_command_that_asks_several_times_says_nothing_on_stderr(cluster: LocalCluster) -> None:

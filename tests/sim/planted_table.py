@@ -211,8 +211,7 @@ BUGS: Final = {
             "nothing is deleted before its checkpoint is logged",
             (
                 "services.authority.checkpoints:Checkpoints.name",
-                "await self._group.write(CheckpointEntry(reference))\n"
-                "        await self._delete_needless(reference.position, reference.key)",
+                "await self._group.write(CheckpointEntry(reference))",
                 "await self._delete_needless(reference.position, reference.key)\n"
                 "        await self._group.write(CheckpointEntry(reference))",
             ),
