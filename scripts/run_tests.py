@@ -27,12 +27,14 @@ from xml.etree import ElementTree
 
 Suite = tuple[str, list[str]]
 
+LINES = ("client", "dns_wire", "rpc")
 ELSEWHERE = ("adapters", "chaos", "demo", "limits", "models", "ray", "sim", "stateful")
-FAST: list[Suite] = [("fast", [f"--ignore=tests/{folder}" for folder in ELSEWHERE])]
-BESIDE: list[Suite] = [
+FAST: list[Suite] = [("fast", [f"--ignore=tests/{folder}" for folder in ELSEWHERE + LINES])]
+BESIDE: list[Suite] = [  # As long as FAST.
     ("models", ["tests/models"]),
     ("stateful", ["tests/stateful"]),
     ("limits", ["tests/limits"]),
+    ("client and lines", [f"tests/{folder}" for folder in LINES]),
 ]
 ALONE: list[Suite] = [
     ("simulator", ["tests/sim"]),

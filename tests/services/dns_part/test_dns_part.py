@@ -361,16 +361,29 @@ def _srv(net: Net) -> tuple[m.Message, ...]:
     return net.ask(Kind.SRV, b"_sofs", b"_tcp").answers  # type: ignore[return-value]
 
 
-async def test_what_changes_is_said_at_once_and_what_does_not_is_not_repeated() -> None:
+async def test_what_changes_is_said_at_once_and_what_does_not_is_not_repeated(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(registrar_module, "LOOK_MS", 5)
     async with net_of() as net:
         saying: list[m.Message | None] = [None]
-        made = net.registrar(lambda: saying[0])
+        looks = 0
+
+        def say() -> m.Message | None:
+            nonlocal looks
+            looks += 1
+            return saying[0]
+
+        made = net.registrar(say)
         await until(lambda: net.part is not None and net.part._channels)
         saying[0] = roster(1, 1)
         await until(lambda: net.hosts() == ["10.0.0.1"])
         saying[0] = roster(2, 1, 2)
         await asyncio.sleep(0)
         await until(lambda: net.part is not None and net.part.membership.version == 2)
+        await until(lambda: made.said == 2)
+        before = looks
+        await until(lambda: looks > before + 3)
         assert made.said == 2
 
 
