@@ -15,8 +15,8 @@ RPC_TESTS = Path(__file__).parent.parent / "rpc"
 WAIT_S = 60  # It takes 20.
 OVERWRITE_FREED = {"MALLOC_PERTURB_": "165"}
 CLOSES = """
-import asyncio, contextlib, gc, os, signal, sys, time
-from rpc_loopback import Loopback, ping
+import asyncio, gc, os, signal, sys, time
+from rpc_loopback import Loopback, blocked
 from sofs.errors import Unavailable
 
 def threads(name):
@@ -33,22 +33,10 @@ async def use(peer, address):
     loopback = Loopback()
     stream = await loopback.connect(address)
     os.kill(peer, signal.SIGSTOP)
-    sent = 0
-
-    async def fill():
-        nonlocal sent
-        with contextlib.suppress(Unavailable):
-            while True:
-                await stream.send(ping(1, bytes(1 << 20)))
-                sent += 1
-
-    sender = asyncio.create_task(fill())
-    seen = -1
-    while seen != sent or sent == 0:
-        seen = sent
-        await asyncio.sleep(0.2)
+    sender = await blocked(stream)
     stream.close()
     await asyncio.wait([sender])
+    assert isinstance(sender.exception(), Unavailable)
     await loopback.close()
 
 asyncio.run(use(int(sys.argv[1]), sys.argv[2]))

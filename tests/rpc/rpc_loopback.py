@@ -7,6 +7,7 @@ import time
 from collections.abc import Sequence
 from typing import TypeVar
 
+from sofs.constants import MIB
 from sofs.core.messages import Ping, Pong
 from sofs.ports.stream import Accept, Envelope, Listener, Stream
 from sofs.rpc.transport import GrpcTransport
@@ -76,3 +77,22 @@ def nonces(envelopes: Sequence[Envelope]) -> list[int]:
 async def wait(work: asyncio.Future[T]) -> T:
     """Wait for a task that must end."""
     return await asyncio.wait_for(work, WAIT_S)
+
+
+async def blocked(stream: Stream) -> asyncio.Task[None]:
+    """Return a sender that waits, because the peer reads nothing."""
+    sent = 0
+
+    async def sender() -> None:
+        nonlocal sent
+        while True:
+            await stream.send(ping(0, bytes(MIB)))
+            sent += 1
+
+    task = asyncio.create_task(sender())
+    seen = -1
+    while seen != sent or sent == 0:
+        seen = sent
+        await asyncio.sleep(0.2)
+    assert not task.done()
+    return task

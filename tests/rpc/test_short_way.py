@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from sofs.rpc import EXPERIMENTS_VARIABLE
+from sofs.rpc import EXPERIMENTS_VARIABLE, FORK_VARIABLE
 
 ROUND_TRIPS = 500
 # Round trips within one process. The threads of gRPC's event engine wake for each of them, unless
@@ -36,6 +36,7 @@ async def main():
         await stream.send(ping(n))
         assert nonces(await stream.receive()) == [n]
     print(wake_ups() - before, os.environ.get("{EXPERIMENTS_VARIABLE}", "unset"))
+    assert "{FORK_VARIABLE}" not in os.environ
     await loopback.close()
 
 asyncio.run(main())
@@ -44,7 +45,9 @@ asyncio.run(main())
 
 def talk(experiments: str | None) -> tuple[int, str, str]:
     """Return the wake-ups of the event engine, the variable as it was then, and what gRPC said."""
-    environment = {k: v for k, v in os.environ.items() if k != EXPERIMENTS_VARIABLE}
+    environment = {
+        k: v for k, v in os.environ.items() if k not in (EXPERIMENTS_VARIABLE, FORK_VARIABLE)
+    }
     if experiments is not None:
         environment[EXPERIMENTS_VARIABLE] = experiments
     done = subprocess.run(

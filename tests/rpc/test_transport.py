@@ -10,7 +10,16 @@ from typing import Any, cast
 import grpc
 import grpc.aio
 import pytest
-from rpc_loopback import CREDENTIAL, WAIT_S, Loopback, LoopClock, nonces, ping, wait
+from rpc_loopback import (
+    CREDENTIAL,
+    WAIT_S,
+    Loopback,
+    LoopClock,
+    blocked,
+    nonces,
+    ping,
+    wait,
+)
 
 from sofs.constants import MESSAGE_BYTES_MAX, MIB
 from sofs.core.messages import Ping, Read
@@ -66,25 +75,6 @@ async def fill(stream: Stream) -> None:
     """Send until the stream takes no more."""
     while True:
         await stream.send([Envelope(0, False, Ping(), bytes(MIB))])
-
-
-async def blocked(stream: Stream) -> asyncio.Task[None]:
-    """Return a sender that waits, because the peer reads nothing."""
-    sent = 0
-
-    async def sender() -> None:
-        nonlocal sent
-        while True:
-            await stream.send([Envelope(0, False, Ping(), bytes(MIB))])
-            sent += 1
-
-    task = asyncio.create_task(sender())
-    seen = -1
-    while seen != sent or sent == 0:
-        seen = sent
-        await asyncio.sleep(0.2)
-    assert not task.done()
-    return task
 
 
 # Talking
